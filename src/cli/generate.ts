@@ -1,0 +1,165 @@
+/**
+ * phasor generate: a prompt in, its continuation out, as it is made.
+ */
+
+import { readFile } from "node:fs/promises";
+import { text as readAll } from "node:stream/consumers";
+import { type Command, Option } from "commander";
+import { ConfigError } from "../errors.ts";
+import { createSampler, type GenerationSummary, generate, type SamplerOptions } from "../generate/index.ts";
+import { type DecoderModel, loadModel } from "../model/index.ts";
+import { interruptible } from "./interrupt.ts";
+import { collect, parseInteger, parseNumber } from "./options.ts";
+import { note, print, startProgress } from "./output.ts";
+import { formatBytes } from "./parse-bytes.ts";
+
+const FREQUENCY_CHANGES = ["pin", "rerotate", "reprefill"] as const;
+
+/** What the command line asks for. */
+export type GenerateSettings = SamplerOptions & {
+  readonly model: string;
+  readonly prompt?: string;
+  readonly file?: string;
+  readonly maxNewTokens?: number;
+  readonly context?: number;
+  readonly stop?: readonly string[];
+  readonly prefillChunk?: number;
+  readonly onFrequencyChange?: (typeof FREQUENCY_CHANGES)[number];
+  readonly json?: boolean;
+};
+
+/** Adds the command to the program. */
+export function addGenerateCommand(program: Command): void {
+  program
+    .command("generate")
+    .description("continue a prompt and show the text as it is made")
+    .requiredOption("-m, --model <folder>", "a Hugging Face folder: config.json, safetensors, tokenizer.json")
+    .option("-p, --prompt <text>", "the text to continue; - reads it from stdin; empty when absent")
+    .addOption(new Option("-f, --file <path>", "read the prompt from a file").conflicts("prompt"))
+    .option("-n, --max-new-tokens <n>", "tokens to make at most; default: as many as the context holds", parseInteger)
+    .option("--context <n>", "positions to fill at most; default: the model's own limit", parseInteger)
+    .option("-t, --temperature <t>", "0 takes the best token; default: the model's own, or 0", parseNumber)
+    .option("--top-k <k>", "sample among the k best tokens", parseInteger)
+    .option("--top-p <p>", "sample among the fewest tokens with this probability together", parseNumber)
+    .option("--min-p <p>", "sample among tokens at least p times as probable as the best", parseNumber)
+    .option("--repetition-penalty <r>", "above 1 makes tokens that occurred less likely", parseNumber)
+    .option("--seed <n>", "repeats a sampled text", parseInteger)
+    .option("--stop <text>", "end before this text; may be given several times", collect)
+    .option("--prefill-chunk <n>", "prompt tokens per forward; default: all", parseInteger)
+    .addOption(
+      new Option(
+        "--on-frequency-change <choice>",
+        "what to do with cached keys when the text outgrows the frequencies they were rotated with",
+      ).choices(FREQUENCY_CHANGES),
+    )
+    .option("--json", "print one JSON object instead of the text")
+    .addHelpText("after", "\nOne newline at the end of a prompt from stdin or a file is left out.")
+    .action(async (settings: GenerateSettings) => {
+      await generateText(settings);
+    });
+}
+
+/** Loads the model, runs it, and prints text and statistics. */
+export async function generateText(settings: GenerateSettings): Promise<void> {
+  createSampler(samplerOptions(settings)); // refuses bad values before the model is loaded
+  const prompt = await readPrompt(settings);
+  await interruptible(async (signal) => {
+    const model = await load(settings.model, signal);
+    const { maxNewTokens, context, prefillChunk, onFrequencyChange } = settings;
+    const sampling = samplerOptions({ ...model.generation.sampling, ...settings });
+    const run = generate(model, prompt, {
+      ...sampling,
+      ...(maxNewTokens !== undefined && { maxNewTokens }),
+      ...(context !== undefined && { maxPositions: context }),
+      ...(prefillChunk !== undefined && { prefillChunk }),
+      stopStrings: settings.stop ?? [],
+      cache: model.createCache(onFrequencyChange && { onFrequencyChange }),
+      signal,
+    });
+    if (settings.json) {
+      await print(`${toJson(await run.finish())}\n`);
+      return;
+    }
+    await print(run.promptText);
+    try {
+      for await (const piece of run) await print(piece.text);
+    } finally {
+      await print("\n");
+    }
+    note(describeRun(run.summary, (sampling.temperature ?? 0) > 0));
+  });
+}
+
+/** The statistics of a run in one line; the seed counts when tokens were sampled. */
+function describeRun(summary: GenerationSummary, sampled: boolean): string {
+  const { promptTokens, newTokens, seconds, tokensPerSecond, cacheBytes, stopReason, seed } = summary;
+  const figures = [
+    `${promptTokens} prompt + ${newTokens} new tokens in ${seconds.toFixed(2)} s`,
+    `${tokensPerSecond.toFixed(1)} tokens/s`,
+    `cache ${formatBytes(cacheBytes)}`,
+    `ended by ${stopReason}`,
+  ];
+  if (sampled) figures.push(`seed ${seed}`);
+  return figures.join(", ");
+}
+
+function toJson(summary: GenerationSummary): string {
+  const { text, tokenIds, promptTokens, newTokens, seconds, prefillSeconds, tokensPerSecond } = summary;
+  const { cacheBytes, stopReason, seed } = summary;
+  return JSON.stringify({
+    text,
+    tokenIds,
+    promptTokens,
+    newTokens,
+    seconds,
+    prefillSeconds,
+    tokensPerSecond,
+    cacheBytes,
+    stopReason,
+    seed,
+  });
+}
+
+function samplerOptions(from: SamplerOptions): SamplerOptions {
+  const { temperature, topK, topP, minP, repetitionPenalty, seed } = from;
+  return {
+    ...(temperature !== undefined && { temperature }),
+    ...(topK !== undefined && { topK }),
+    ...(topP !== undefined && { topP }),
+    ...(minP !== undefined && { minP }),
+    ...(repetitionPenalty !== undefined && { repetitionPenalty }),
+    ...(seed !== undefined && { seed }),
+  };
+}
+
+async function load(folder: string, signal: AbortSignal): Promise<DecoderModel> {
+  const progress = startProgress("Loading the model");
+  try {
+    return await loadModel(folder, {
+      signal,
+      onProgress: ({ loadedTensors, totalTensors }) =>
+        progress.update(`Loading the model: ${loadedTensors} of ${totalTensors} tensors`),
+    });
+  } finally {
+    progress.end();
+  }
+}
+
+async function readPrompt({ prompt, file }: GenerateSettings): Promise<string> {
+  if (file !== undefined) return withoutLastNewline(await readPromptFile(file));
+  if (prompt === "-") return withoutLastNewline(await readAll(process.stdin));
+  return prompt ?? "";
+}
+
+async function readPromptFile(path: string): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new ConfigError("generate", "the prompt file must be readable", { file: path, error: code });
+  }
+}
+
+function withoutLastNewline(text: string): string {
+  return text.replace(/\r?\n$/, "");
+}

@@ -1,0 +1,26 @@
+/**
+ * Ctrl-C: the first one ends the work in hand, the second one the program.
+ */
+
+/** The exit code of a program that was interrupted: 128 + SIGINT. */
+export const INTERRUPTED = 130;
+
+/**
+ * Runs work that Ctrl-C can end.
+ *
+ * @param work - gets a signal that fires at the first Ctrl-C; should end soon then, by itself or by throwing
+ * @returns what the work returns; the exit code is set when it was interrupted
+ */
+export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const controller = new AbortController();
+  const interrupt = (): void => {
+    process.exitCode = INTERRUPTED;
+    controller.abort();
+  };
+  process.once("SIGINT", interrupt);
+  try {
+    return await work(controller.signal);
+  } finally {
+    process.off("SIGINT", interrupt);
+  }
+}

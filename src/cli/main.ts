@@ -1,0 +1,41 @@
+#!/usr/bin/env node
+/**
+ * The program: commands, usage errors (exit code 2) and refusals (exit code 1).
+ */
+
+import { readFileSync } from "node:fs";
+import { Command, CommanderError } from "commander";
+import { addGenerateCommand } from "./generate.ts";
+import { addInspectCommand } from "./inspect.ts";
+import { INTERRUPTED } from "./interrupt.ts";
+import { endQuietlyWithReader, note, reportError } from "./output.ts";
+import { addStartCommand } from "./start.ts";
+
+const USAGE_ERROR = 2;
+
+async function main(): Promise<void> {
+  endQuietlyWithReader();
+  const manifest = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8"));
+  const program = new Command("phasor")
+    .description("Rotary attention for TypeScript: run and examine decoder models.")
+    .version(manifest.version)
+    .exitOverride();
+  addGenerateCommand(program);
+  addInspectCommand(program);
+  addStartCommand(program);
+
+  try {
+    await program.parseAsync();
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      process.exitCode = error.exitCode === 0 ? 0 : USAGE_ERROR; // commander has printed it
+    } else if (process.exitCode === INTERRUPTED) {
+      note("phasor: interrupted");
+    } else {
+      process.exitCode = 1;
+      reportError(error);
+    }
+  }
+}
+
+await main();

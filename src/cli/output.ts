@@ -1,0 +1,52 @@
+/**
+ * What the commands write: results to stdout, everything else to stderr.
+ */
+
+import { once } from "node:events";
+import ora from "ora";
+import { PhasorError } from "../errors.ts";
+
+/** Writes to stdout and waits while the reader is slower. */
+export async function print(text: string): Promise<void> {
+  if (text !== "" && !process.stdout.write(text)) await once(process.stdout, "drain");
+}
+
+/** Writes a line to stderr. */
+export function note(line: string): void {
+  process.stderr.write(`${line}\n`);
+}
+
+/** A reader that goes away (`phasor ... | head`) ends the program without a word. */
+export function endQuietlyWithReader(): void {
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(0);
+    throw error;
+  });
+}
+
+/** A line that tells how far something has come. */
+export type Progress = {
+  update(text: string): void;
+  /** Takes the line away. */
+  end(): void;
+};
+
+/** Shows progress on stderr where a person reads it; elsewhere nothing. */
+export function startProgress(text: string): Progress {
+  if (!process.stderr.isTTY) return { update: () => {}, end: () => {} };
+  const spinner = ora({ text, stream: process.stderr, discardStdin: false }).start();
+  return {
+    update: (next) => {
+      spinner.text = next;
+    },
+    end: () => void spinner.stop(),
+  };
+}
+
+/** Tells an error in one line; with PHASOR_DEBUG in the environment, its stack as well. */
+export function reportError(error: unknown): void {
+  const message = error instanceof Error ? error.message : String(error);
+  const hint = error instanceof PhasorError ? "" : " (set PHASOR_DEBUG=1 to see where)";
+  if (process.env.PHASOR_DEBUG && error instanceof Error) note(error.stack ?? message);
+  else note(`phasor: ${message.replaceAll("\n", " ")}${hint}`);
+}

@@ -1,0 +1,72 @@
+/**
+ * What a backend does: the handful of operations a decoder is made of, on tensors in memory that it chose.
+ *
+ * Operations are issued in order and take effect in order. A backend may run them at once or later, on this thread
+ * or elsewhere; results may be read after `flush`. Every operation writes its first argument. Sizes are the
+ * caller's responsibility: the decoder checks them when it loads, not at every step.
+ */
+
+import type { KvView } from "../attention/index.ts";
+import type { Mask } from "../mask/index.ts";
+import type { Pairing } from "../rope/index.ts";
+import type { Tensor } from "../tensor.ts";
+
+/** Cosines and sines of the tokens of one step, for one rotation. */
+export type RotationTable = {
+  /** f32 [T, R/2], attention factor included. */
+  readonly cos: Float32Array;
+  /** f32 [T, R/2], attention factor included. */
+  readonly sin: Float32Array;
+  readonly rotaryDim: number;
+  readonly rotaryOffset: number;
+  readonly pairing: Pairing;
+};
+
+/** One layer's attention over cached keys and values. */
+export type AttendCall = {
+  /** f32 [Tq, H, D], rotated. */
+  readonly q: Tensor<"f32">;
+  /** Keys and values with positions and segments. */
+  readonly kv: KvView;
+  /** i32 [Tq]. */
+  readonly queryPositions: Int32Array;
+  /** i32 [Tq]; −1 is padding. */
+  readonly querySegments: Int32Array;
+  readonly mask: Mask;
+  readonly scale: number;
+  readonly softcap?: number;
+  readonly sinks?: Float32Array;
+};
+
+/** Elementwise function of a gated feed-forward block. */
+export type Activation = "silu";
+
+/** Where a decoder computes. */
+export interface Backend {
+  /** Its name, as options and messages use it. */
+  readonly name: string;
+  /** A zeroed activation in the backend's memory. */
+  allocate(shape: readonly number[]): Tensor<"f32">;
+  /** Takes a weight (f32, f16, bf16, f64) into the backend's memory, in the element type it computes with. */
+  weight(source: Tensor): Tensor<"f32">;
+  /** out [T, C] = rows of table [V, C] by token id. */
+  embed(out: Tensor<"f32">, table: Tensor<"f32">, tokens: Int32Array): void;
+  /** out [T, C] = x / sqrt(mean(x²) + eps) · weight over the last axis, of width weight.length. */
+  rmsNorm(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, eps: number): void;
+  /** out [T, N] = x [T, K] · weightᵀ [N, K] + bias [N]. */
+  linear(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, bias?: Tensor<"f32">): void;
+  /** Rotates x [T, H, D] in place. */
+  rotate(x: Tensor<"f32">, table: RotationTable): void;
+  /** Multiplies the rows of x [T, ...] in place by scales f32 [T]. */
+  scaleRows(x: Tensor<"f32">, scales: Float32Array): void;
+  /** out [Tq, H, Dv] = attention. */
+  attend(out: Tensor<"f32">, call: AttendCall): void;
+  /** out [T, F] = activation(gate) · up. */
+  gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void;
+  /** out = a + b, all of one shape; out may be a or b. */
+  add(out: Tensor<"f32">, a: Tensor<"f32">, b: Tensor<"f32">): void;
+  /** out = x, of the same size. */
+  copy(out: Tensor<"f32">, x: Tensor<"f32">): void;
+  /** Resolves when everything issued so far has taken effect. */
+  flush(): Promise<void>;
+}

@@ -1,0 +1,106 @@
+/**
+ * The reference backend: every operation as its formula, sums in f64, results stored in f32, at once and on the
+ * caller's thread. Slow, and right.
+ */
+
+import { referenceAttention } from "../../attention/index.ts";
+import { ShapeError } from "../../errors.ts";
+import { rotateInto } from "../../rope/index.ts";
+import { reshape, type Tensor, tensor, toF32, zeros } from "../../tensor.ts";
+import type { Activation, AttendCall, Backend, RotationTable } from "../backend.ts";
+
+/** The oracle as a backend. */
+export function createReferenceBackend(): Backend {
+  return new ReferenceBackend();
+}
+
+class ReferenceBackend implements Backend {
+  readonly name = "reference";
+
+  allocate(shape: readonly number[]): Tensor<"f32"> {
+    return zeros("f32", shape);
+  }
+
+  weight(source: Tensor): Tensor<"f32"> {
+    return tensor("f32", source.shape, toF32(source));
+  }
+
+  embed(out: Tensor<"f32">, table: Tensor<"f32">, tokens: Int32Array): void {
+    const [vocabulary, width] = table.shape;
+    tokens.forEach((token, t) => {
+      if (token < 0 || token >= vocabulary) {
+        throw new ShapeError("embed", `token ids must be from 0 to ${vocabulary - 1}`, { token, index: t });
+      }
+      out.data.set(table.data.subarray(token * width, (token + 1) * width), t * width);
+    });
+  }
+
+  rmsNorm(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, eps: number): void {
+    const width = weight.data.length;
+    for (let start = 0; start < x.data.length; start += width) {
+      let squares = 0;
+      for (let c = 0; c < width; c++) squares += x.data[start + c] ** 2;
+      const inverse = 1 / Math.sqrt(squares / width + eps);
+      for (let c = 0; c < width; c++) out.data[start + c] = x.data[start + c] * inverse * weight.data[c];
+    }
+  }
+
+  linear(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, bias?: Tensor<"f32">): void {
+    const [outputs, inputs] = weight.shape;
+    const a = x.data;
+    const w = weight.data;
+    for (let t = 0, row = 0; row < a.length; t++, row += inputs) {
+      for (let n = 0; n < outputs; n++) {
+        let sum = bias ? bias.data[n] : 0;
+        for (let k = 0, at = n * inputs; k < inputs; k++, at++) sum += a[row + k] * w[at];
+        out.data[t * outputs + n] = sum;
+      }
+    }
+  }
+
+  rotate(x: Tensor<"f32">, table: RotationTable): void {
+    rotateInto(x.data, x.data, table, { heads: x.shape[1], headDim: x.shape[2] });
+  }
+
+  scaleRows(x: Tensor<"f32">, scales: Float32Array): void {
+    const width = x.data.length / scales.length;
+    for (let at = 0; at < x.data.length; at++) x.data[at] *= scales[Math.floor(at / width)];
+  }
+
+  attend(out: Tensor<"f32">, call: AttendCall): void {
+    const { kv, q, queryPositions, querySegments, mask, scale, softcap, sinks } = call;
+    const result = referenceAttention({
+      q,
+      k: kv.keys,
+      v: kv.values,
+      mask,
+      queryPositions,
+      keyPositions: kv.positions,
+      querySegments,
+      keySegments: kv.segments,
+      scale,
+      ...(softcap === undefined ? {} : { softcap }),
+      ...(sinks === undefined ? {} : { sinks }),
+    });
+    reshape(out, result.out.shape).data.set(result.out.data);
+  }
+
+  gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void {
+    const f = ACTIVATIONS[activation];
+    for (let at = 0; at < out.data.length; at++) out.data[at] = f(gate.data[at]) * up.data[at];
+  }
+
+  add(out: Tensor<"f32">, a: Tensor<"f32">, b: Tensor<"f32">): void {
+    for (let at = 0; at < out.data.length; at++) out.data[at] = a.data[at] + b.data[at];
+  }
+
+  copy(out: Tensor<"f32">, x: Tensor<"f32">): void {
+    out.data.set(x.data);
+  }
+
+  async flush(): Promise<void> {}
+}
+
+const ACTIVATIONS: Record<Activation, (x: number) => number> = {
+  silu: (x) => x / (1 + Math.exp(-x)),
+};

@@ -1,0 +1,97 @@
+/**
+ * The weights of a decoder, by role, and the shape-checked access to a checkpoint that fills the roles.
+ */
+
+import type { Backend } from "../engine/index.ts";
+import { FormatError } from "../errors.ts";
+import type { Tensor } from "../tensor.ts";
+import type { Checkpoint } from "./weights/index.ts";
+
+/** A projection: y = x · weightᵀ + bias. */
+export type LinearWeights = {
+  /** [N, K]. */
+  readonly weight: Tensor<"f32">;
+  /** [N]. */
+  readonly bias?: Tensor<"f32">;
+};
+
+/** One layer; shapes by the letters of the design: C hidden, F intermediate, D head dim. */
+export type LayerWeights = {
+  /** [C] gain before attention. */
+  readonly attentionNorm: Tensor<"f32">;
+  /** [H·D, C]. */
+  readonly query: LinearWeights;
+  /** [Hk·D, C]. */
+  readonly key: LinearWeights;
+  /** [Hk·D, C]. */
+  readonly value: LinearWeights;
+  /** [C, H·D]. */
+  readonly output: LinearWeights;
+  /** [C] gain before the feed-forward block. */
+  readonly feedForwardNorm: Tensor<"f32">;
+  /** [F, C]. */
+  readonly gate: LinearWeights;
+  /** [F, C]. */
+  readonly up: LinearWeights;
+  /** [C, F]. */
+  readonly down: LinearWeights;
+};
+
+/** A whole decoder. */
+export type DecoderWeights = {
+  /** [V, C]. */
+  readonly embedding: Tensor<"f32">;
+  readonly layers: readonly LayerWeights[];
+  /** [C]. */
+  readonly finalNorm: Tensor<"f32">;
+  /** [V, C]; the embedding itself when tied. */
+  readonly head: Tensor<"f32">;
+};
+
+/** Reads named tensors into a backend, refusing any that has not the shape the config promises. */
+export class WeightLoader {
+  readonly #checkpoint: Checkpoint;
+  readonly #backend: Backend;
+  readonly #onTensor: (name: string) => void;
+  readonly #signal: AbortSignal | undefined;
+
+  /**
+   * @param checkpoint - the weight files
+   * @param backend - where weights go
+   * @param onTensor - called after each tensor
+   * @param signal - stops loading between tensors
+   */
+  constructor(checkpoint: Checkpoint, backend: Backend, onTensor: (name: string) => void, signal?: AbortSignal) {
+    this.#checkpoint = checkpoint;
+    this.#backend = backend;
+    this.#onTensor = onTensor;
+    this.#signal = signal;
+  }
+
+  /**
+   * One tensor of a known shape.
+   *
+   * @throws FormatError when it is missing or has another shape
+   */
+  async tensor(name: string, shape: readonly number[]): Promise<Tensor<"f32">> {
+    this.#signal?.throwIfAborted();
+    const info = this.#checkpoint.info(name);
+    if (info.shape.join() !== shape.join()) {
+      throw new FormatError(
+        "loadModel",
+        `tensor ${name} must have shape [${shape.join(", ")}]`,
+        { shape: info.shape },
+        "config.json and the weight file do not belong together.",
+      );
+    }
+    const loaded = this.#backend.weight(await this.#checkpoint.read(name));
+    this.#onTensor(name);
+    return loaded;
+  }
+
+  /** The projection `name`.weight [outputs, inputs], with `name`.bias [outputs] when asked. */
+  async linear(name: string, outputs: number, inputs: number, withBias = false): Promise<LinearWeights> {
+    const weight = await this.tensor(`${name}.weight`, [outputs, inputs]);
+    return withBias ? { weight, bias: await this.tensor(`${name}.bias`, [outputs]) } : { weight };
+  }
+}

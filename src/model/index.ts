@@ -1,0 +1,17 @@
+/** Checkpoints become running decoders. */
+
+export type { DecoderConfig, LayerConfig } from "./config.ts";
+export type { LayerListener } from "./decoder.ts";
+export type { GenerationConfig } from "./generation-config.ts";
+export { DecoderModel, type ForwardInput } from "./language-model.ts";
+export {
+  describeModel,
+  type LoadOptions,
+  type LoadProgress,
+  loadModel,
+  type ModelDescription,
+  openModelFolder,
+} from "./load.ts";
+export { ModelCache, type ModelCacheOptions } from "./model-cache.ts";
+export { createDecodeStream, createTokenizer, type DecodeStream, type Tokenizer } from "./tokenizer.ts";
+export * from "./weights/index.ts";

@@ -1,0 +1,109 @@
+import { describe, expect, test } from "vitest";
+import { causal, slidingWindow } from "../mask/index.ts";
+import type { LayerPositions, RopeSchedule } from "../rope/index.ts";
+import type { DecoderConfig, LayerConfig } from "./config.ts";
+import { reportModel } from "./inspect.ts";
+
+function positions(schedule: RopeSchedule | null): LayerPositions {
+  const rotary = schedule && { headDim: 6, rotaryDim: 4, rotaryOffset: 2, pairing: "half" as const, schedule };
+  return { rotary, queryTemperature: null, softmaxScaleFactor: 1 };
+}
+
+function layer(changes: Partial<LayerConfig>): LayerConfig {
+  return {
+    heads: 15,
+    kvHeads: 5,
+    headDim: 6,
+    positions: positions({ type: "default", dim: 4, theta: 100 }),
+    mask: causal(),
+    scale: 1,
+    intermediateSize: 7,
+    activation: "silu",
+    ...changes,
+  };
+}
+
+function decoder(layers: LayerConfig[]): DecoderConfig {
+  return {
+    modelType: "llama",
+    vocabSize: 11,
+    hiddenSize: 13,
+    maxPositions: 17,
+    normEps: 1e-5,
+    tiedEmbeddings: true,
+    layers,
+  };
+}
+
+describe("reportModel", () => {
+  test("equal layers make one group, wherever they stand", () => {
+    const windowed = layer({ mask: causal().and(slidingWindow(3)) });
+    const { layerGroups, layers } = reportModel(decoder([layer({}), windowed, layer({}), layer({})]), [], []);
+    expect(layers).toBe(4);
+    expect(layerGroups.map((group) => [group.layers, group.mask])).toEqual([
+      [[0, 2, 3], "causal()"],
+      [[1], "causal().and(slidingWindow(3))"],
+    ]);
+  });
+
+  test("wavelengths are 2π/ω and are counted against the context", () => {
+    // theta 100, R 4: ω = 1 and 0.1
+    const [group] = reportModel(decoder([layer({})]), [], []).layerGroups;
+    expect(group.rotary).toMatchObject({
+      pairing: "half",
+      rotaryDim: 4,
+      rotaryOffset: 2,
+      length: 17,
+      attentionFactor: 1,
+      pairs: 2,
+      standingPairs: 0,
+      pairsBeyondContext: 1,
+      shortestWavelength: expect.closeTo(6.283185307, 8),
+      longestWavelength: expect.closeTo(62.83185307, 7),
+    });
+  });
+
+  test("pairs that stand still have no wavelength", () => {
+    const standing = positions({ type: "p-rope", dim: 4, theta: 100, fraction: 0.5 });
+    const still = positions({ type: "p-rope", dim: 4, theta: 100, fraction: 0 });
+    const { layerGroups } = reportModel(decoder([layer({ positions: standing }), layer({ positions: still })]), [], []);
+    expect(layerGroups[0].rotary).toMatchObject({ standingPairs: 1, longestWavelength: expect.closeTo(6.2832, 4) });
+    expect(layerGroups[1].rotary).toMatchObject({
+      standingPairs: 2,
+      shortestWavelength: null,
+      longestWavelength: null,
+    });
+  });
+
+  test("a layer without rotation has no rotary report", () => {
+    const [group] = reportModel(decoder([layer({ positions: positions(null) })]), [], []).layerGroups;
+    expect(group.rotary).toBeNull();
+  });
+
+  test("cache bytes count keys and values of every layer as f32", () => {
+    const report = reportModel(decoder([layer({}), layer({ kvHeads: 3 })]), [], []);
+    expect(report.cacheBytesPerToken).toBe(2 * 5 * 6 * 4 + 2 * 3 * 6 * 4);
+  });
+
+  test("parameters are counted by stored type, the largest first", () => {
+    const report = reportModel(
+      decoder([layer({})]),
+      [2],
+      [
+        { storedDType: "F32", shape: [3], byteLength: 12 },
+        { storedDType: "BF16", shape: [5, 7], byteLength: 70 },
+        { storedDType: "F32", shape: [], byteLength: 4 },
+      ],
+    );
+    expect(report).toMatchObject({
+      stopTokenIds: [2],
+      parameters: 39,
+      storedBytes: 86,
+      loadedBytes: 156,
+      stored: [
+        { dtype: "BF16", count: 35, bytes: 70 },
+        { dtype: "F32", count: 4, bytes: 16 },
+      ],
+    });
+  });
+});

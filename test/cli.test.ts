@@ -1,0 +1,310 @@
+/**
+ * The program as people run it: `node dist/cli/main.js` on the tiny real model of test/fixtures.
+ */
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+const PROGRAM = fileURLToPath(new URL("../dist/cli/main.js", import.meta.url));
+const MODEL = fileURLToPath(new URL("./fixtures/stories260K", import.meta.url));
+
+/** What llama2.c prints for the model at temperature 0; see the NOTICE in its folder. */
+type Story = { prompt: string; steps: number; text: string; token_ids: number[]; prompt_token_count: number };
+
+type Result = { code: number | null; stdout: string; stderr: string };
+
+function start(args: string[], env: Record<string, string> = {}): ChildProcess {
+  const { PHASOR_DEBUG: _, ...inherited } = process.env;
+  return spawn(process.execPath, [PROGRAM, ...args], { env: { ...inherited, ...env } });
+}
+
+async function finished(child: ChildProcess): Promise<Result> {
+  let stdout = "";
+  let stderr = "";
+  child.stdout?.setEncoding("utf8").on("data", (text) => {
+    stdout += text;
+  });
+  child.stderr?.setEncoding("utf8").on("data", (text) => {
+    stderr += text;
+  });
+  const code = await new Promise<number | null>((resolve) => child.on("close", resolve));
+  return { code, stdout, stderr };
+}
+
+function phasor(args: string[], input = "", env: Record<string, string> = {}): Promise<Result> {
+  const child = start(args, env);
+  child.stdin?.on("error", () => {}); // the program may end before it has read everything
+  child.stdin?.end(input);
+  return finished(child);
+}
+
+let stories: Story[];
+let folder: string;
+
+beforeAll(async () => {
+  stories = JSON.parse(await readFile(join(MODEL, "expected.json"), "utf8"));
+  folder = await mkdtemp(join(tmpdir(), "phasor-cli-"));
+});
+
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+/** A copy of the model, to be damaged. */
+async function copyModel(name: string): Promise<string> {
+  const copy = join(folder, name);
+  await cp(MODEL, copy, { recursive: true });
+  return copy;
+}
+
+describe("phasor generate", () => {
+  test.each([0, 1, 2])("story %d is told exactly as llama2.c tells it", async (index) => {
+    const { prompt, steps, text, prompt_token_count: count } = stories[index];
+    const limit = String(steps + 1 - count);
+    const args = ["generate", "--model", MODEL, "--prompt", prompt, "--max-new-tokens", limit, "--temperature", "0"];
+    const { code, stdout, stderr } = await phasor(args);
+    expect(stdout).toBe(`${text}\n`);
+    expect(stderr).toMatch(
+      /^\d+ prompt \+ \d+ new tokens in [\d.]+ s, [\d.]+ tokens\/s, cache [\d.]+ KiB, ended by .+\n$/,
+    );
+    expect(code).toBe(0);
+  });
+
+  test("--json prints one object with text, tokens and figures", async () => {
+    const { prompt, text, token_ids: tokenIds, prompt_token_count: promptTokens } = stories[1];
+    const { code, stdout, stderr } = await phasor(["generate", "-m", MODEL, "-p", prompt, "--json"]);
+    const result = JSON.parse(stdout);
+    const newTokens = tokenIds.length - promptTokens;
+    expect(result).toMatchObject({ text, tokenIds, promptTokens, newTokens, stopReason: "stop-token" });
+    // keys and values of 5 layers with 4 heads of 8 as f32
+    expect(result.cacheBytes).toBe(tokenIds.length * 2 * 5 * 4 * 8 * 4);
+    expect(result.seconds).toBeGreaterThan(0);
+    expect(result.tokensPerSecond).toBeGreaterThan(0);
+    expect([code, stderr]).toEqual([0, ""]);
+  });
+
+  test("a prompt from stdin or a file loses its last newline only", async () => {
+    const file = join(folder, "prompt.txt");
+    await writeFile(file, "Once\n\n");
+    const args = ["generate", "-m", MODEL, "-n", "1", "--json"];
+    const fromStdin = await phasor([...args, "-p", "-"], "Once\n\n");
+    const fromFile = await phasor([...args, "-f", file]);
+    const plain = await phasor([...args, "-p", "Once\n"]);
+    const { tokenIds } = JSON.parse(plain.stdout);
+    expect(JSON.parse(fromStdin.stdout).tokenIds).toEqual(tokenIds);
+    expect(JSON.parse(fromFile.stdout).tokenIds).toEqual(tokenIds);
+  });
+
+  test("a stop string ends the text before it, chunks of the prompt change nothing", async () => {
+    const args = ["generate", "-m", MODEL, "-p", stories[1].prompt, "--prefill-chunk", "3", "--stop", "xyz"];
+    const { stdout } = await phasor([...args, "--stop", " big box with"]);
+    expect(stdout).toBe("Tim and his dog went to the park. They saw a\n");
+  });
+
+  test("a seed repeats a sampled text and is told", async () => {
+    const args = [
+      "generate",
+      "-m",
+      MODEL,
+      "-n",
+      "20",
+      "-t",
+      "1.3",
+      "--top-k",
+      "40",
+      "--top-p",
+      "0.95",
+      "--min-p",
+      "0.01",
+    ];
+    const first = await phasor([...args, "--repetition-penalty", "1.1", "--json"]);
+    const { text, seed } = JSON.parse(first.stdout);
+    const again = await phasor([...args, "--repetition-penalty", "1.1", "--seed", String(seed)]);
+    expect(again.stdout).toBe(`${text}\n`);
+    expect(again.stderr).toContain(`seed ${seed}`);
+  });
+
+  test("Ctrl-C ends the text cleanly, with statistics", async () => {
+    const child = start([
+      "generate",
+      "-m",
+      MODEL,
+      "-p",
+      "",
+      "--temperature",
+      "2",
+      "--context",
+      "100000",
+      "--top-k",
+      "5",
+    ]);
+    child.stdout?.once("data", () => child.kill("SIGINT"));
+    const { code, stdout, stderr } = await finished(child);
+    expect(stdout.endsWith("\n")).toBe(true);
+    expect(stderr).toContain("ended by aborted");
+    expect(code).toBe(130);
+  });
+
+  test("a reader that goes away ends the program quietly", async () => {
+    const child = start([
+      "generate",
+      "-m",
+      MODEL,
+      "-p",
+      "",
+      "--temperature",
+      "2",
+      "--context",
+      "100000",
+      "--top-k",
+      "5",
+    ]);
+    child.stdout?.once("data", () => child.stdout?.destroy());
+    const { code, stderr } = await finished(child);
+    expect([code, stderr]).toEqual([0, ""]);
+  });
+});
+
+describe("phasor inspect", () => {
+  test("explains the model", async () => {
+    const { code, stdout, stderr } = await phasor(["inspect", MODEL, "--memory", "2GiB"]);
+    expect(stdout.split("\n")).toEqual([
+      "llama: 5 layers, 260,032 parameters",
+      "  weights      1016 KiB stored as F32, 1016 KiB loaded as f32",
+      "  vocabulary   512 tokens, tied to the output head, stop at 1, 2",
+      "  width        64",
+      "  context      512 tokens",
+      "  cache        1.25 KiB per token as f32, 640 KiB for the context",
+      "  memory       2.00 GiB holds the weights and 1,676,909 tokens of cache, more than the context",
+      "",
+      "layers 0-4",
+      "  attention    8 heads, 4 key-value heads, 8 wide, causal()",
+      "  feedforward  172 wide, silu",
+      "  rotary       default, theta 10,000, all dims in half pairs",
+      "  wavelengths  6.283 to 6,283 tokens, 2 of 4 pairs longer than 512",
+      "",
+    ]);
+    expect([code, stderr]).toEqual([0, ""]);
+  });
+
+  test("--json prints the same as one object", async () => {
+    const { stdout } = await phasor(["inspect", MODEL, "--json", "--memory", "1MB"]);
+    expect(JSON.parse(stdout)).toMatchObject({
+      modelType: "llama",
+      parameters: 260032,
+      cacheBytesPerToken: 1280,
+      layerGroups: [{ layers: [0, 1, 2, 3, 4], rotary: { schedule: { type: "default", theta: 10000 } } }],
+      memory: { bytes: 1000000, tokens: 0 },
+    });
+  });
+});
+
+describe("phasor start", () => {
+  test("without a model says in two lines what to do", async () => {
+    const { code, stdout, stderr } = await phasor(["start"]);
+    expect(stdout.trimEnd().split("\n").length).toBe(2);
+    expect(stdout).toContain("-- --model test/fixtures/stories260K");
+    expect([code, stderr]).toEqual([0, ""]);
+  });
+
+  test("with a model tells a story", async () => {
+    const { code, stdout, stderr } = await phasor(["start", "--model", MODEL]);
+    expect(stdout.startsWith("Once upon a time, there was a little girl named")).toBe(true);
+    expect(stderr).toContain("tokens/s");
+    expect(code).toBe(0);
+  });
+});
+
+describe("errors are one line on stderr", () => {
+  const refused = async (args: string[], message: string | RegExp): Promise<void> => {
+    const { code, stdout, stderr } = await phasor(args);
+    expect(stderr).toMatch(message);
+    expect(stderr.startsWith("phasor: ")).toBe(true);
+    expect(stderr.trimEnd().split("\n").length).toBe(1);
+    expect([code, stdout]).toEqual([1, ""]);
+  };
+
+  test("a missing folder", async () => {
+    const path = join(folder, "nowhere");
+    const message = `phasor: ${path}: a model folder that can be read; got error="ENOENT".`;
+    for (const args of [
+      ["generate", "-m", path],
+      ["inspect", path],
+    ])
+      await refused(args, message);
+  });
+
+  test("a folder without weights", async () => {
+    const copy = await copyModel("no-weights");
+    await rm(join(copy, "model.safetensors"));
+    await refused(["generate", "-m", copy], "model.safetensors or model.safetensors.index.json in the model folder");
+  });
+
+  test("a truncated weight file", async () => {
+    const copy = await copyModel("truncated");
+    await truncate(join(copy, "model.safetensors"), 500_000);
+    for (const args of [
+      ["generate", "-m", copy],
+      ["inspect", copy],
+    ])
+      await refused(args, "model.safetensors: ");
+  });
+
+  test("an unknown architecture", async () => {
+    const copy = await copyModel("unknown");
+    const config = JSON.parse(await readFile(join(MODEL, "config.json"), "utf8"));
+    await writeFile(join(copy, "config.json"), JSON.stringify({ ...config, model_type: "mamba" }));
+    await refused(["generate", "-m", copy], /model_type must be one of .*; got model_type="mamba"/);
+  });
+
+  test("values out of range, before the model is loaded", async () => {
+    const path = join(folder, "nowhere");
+    await refused(
+      ["generate", "-m", path, "-t", "-1"],
+      "temperature must be a number of at least 0; got temperature=-1.",
+    );
+    await refused(
+      ["generate", "-m", path, "--top-p", "1.5"],
+      "topP must be a number above 0 and at most 1; got topP=1.5.",
+    );
+  });
+
+  test("a prompt file that is not there", async () => {
+    await refused(["generate", "-m", MODEL, "-f", join(folder, "nothing.txt")], 'nothing.txt", error="ENOENT".');
+  });
+
+  test("a prompt longer than the context", async () => {
+    const args = ["generate", "-m", MODEL, "-p", "a b c d", "--context", "3"];
+    await refused(args, /the prompt must fit the context of 3 positions; got promptTokens=\d/);
+  });
+
+  test("PHASOR_DEBUG adds the stack", async () => {
+    const { stderr } = await phasor(["inspect", join(folder, "nowhere")], "", { PHASOR_DEBUG: "1" });
+    expect(stderr).toMatch(/\n {4}at /);
+  });
+
+  test.each([
+    [["generate"], "required option '-m, --model <folder>' not specified"],
+    [["generate", "-m", MODEL, "-t", "warm"], "argument 'warm' is invalid. It must be a number."],
+    [["generate", "-m", MODEL, "-n", "2.5"], "argument '2.5' is invalid. It must be a whole number."],
+    [["generate", "-m", MODEL, "--frobnicate"], "unknown option '--frobnicate'"],
+    [["generate", "-m", MODEL, "-p", "a", "-f", "b"], "cannot be used with option"],
+    [["generate", "-m", MODEL, "--on-frequency-change", "hope"], "Allowed choices are pin, rerotate, reprefill."],
+    [["inspect", MODEL, "--memory", "lots"], "It must be a byte count such as 64MiB, 2GB or 1.5GiB."],
+    [["inspect"], "missing required argument 'folder'"],
+    [["generatr"], "unknown command 'generatr'"],
+  ])("usage: %j exits with 2", async (args, message) => {
+    const { code, stdout, stderr } = await phasor(args);
+    expect(stderr).toContain(message);
+    expect(stderr).not.toMatch(/\n {4}at /);
+    expect([code, stdout]).toEqual([2, ""]);
+  });
+
+  test("--help and --version exit with 0", async () => {
+    const manifest = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8"));
+    expect(await phasor(["--version"])).toMatchObject({ code: 0, stdout: `${manifest.version}\n` });
+    expect((await phasor(["generate", "--help"])).code).toBe(0);
+  });
+});
