@@ -15,6 +15,9 @@ const MODEL = fileURLToPath(new URL("./fixtures/stories260K", import.meta.url));
 /** What llama2.c prints for the model at temperature 0; see the NOTICE in its folder. */
 type Story = { prompt: string; steps: number; text: string; token_ids: number[]; prompt_token_count: number };
 
+/** A story of 464 tokens, sampled. */
+const LONG_STORY = ["generate", "-m", MODEL, "-t", "2", "--top-k", "5", "--seed", "1"];
+
 type Result = { code: number | null; stdout: string; stderr: string };
 
 function start(args: string[], env: Record<string, string> = {}): ChildProcess {
@@ -127,19 +130,7 @@ describe("phasor generate", () => {
   });
 
   test("Ctrl-C ends the text cleanly, with statistics", async () => {
-    const child = start([
-      "generate",
-      "-m",
-      MODEL,
-      "-p",
-      "",
-      "--temperature",
-      "2",
-      "--context",
-      "100000",
-      "--top-k",
-      "5",
-    ]);
+    const child = start(LONG_STORY);
     child.stdout?.once("data", () => child.kill("SIGINT"));
     const { code, stdout, stderr } = await finished(child);
     expect(stdout.endsWith("\n")).toBe(true);
@@ -148,19 +139,7 @@ describe("phasor generate", () => {
   });
 
   test("a reader that goes away ends the program quietly", async () => {
-    const child = start([
-      "generate",
-      "-m",
-      MODEL,
-      "-p",
-      "",
-      "--temperature",
-      "2",
-      "--context",
-      "100000",
-      "--top-k",
-      "5",
-    ]);
+    const child = start(LONG_STORY);
     child.stdout?.once("data", () => child.stdout?.destroy());
     const { code, stderr } = await finished(child);
     expect([code, stderr]).toEqual([0, ""]);

@@ -78,8 +78,13 @@ export function selectionTable(selection: Selection): Tensor<"u8"> {
 export function selectionPredicate(selection: Selection): (b: number, h: number, i: number, j: number) => boolean {
   const { rowPointers, columns } = selection;
   const has = (row: number, column: number): boolean => {
-    for (let n = rowPointers[row]; n < rowPointers[row + 1]; n++) if (columns[n] === column) return true;
-    return false;
+    let [low, high] = [rowPointers[row], rowPointers[row + 1]]; // columns ascend
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (columns[middle] < column) low = middle + 1;
+      else high = middle;
+    }
+    return low < rowPointers[row + 1] && columns[low] === column;
   };
   if (selection.kind === "keys") {
     const Tq = selection.shape[1];

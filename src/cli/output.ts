@@ -33,7 +33,8 @@ export type Progress = {
 
 /** Shows progress on stderr where a person reads it; elsewhere nothing. */
 export function startProgress(text: string): Progress {
-  if (!process.stderr.isTTY) return { update: () => {}, end: () => {} };
+  // A terminal that does not know its width says 0, and ora 9 then never ends to clear its lines.
+  if (!process.stderr.isTTY || !process.stderr.columns) return { update: () => {}, end: () => {} };
   const spinner = ora({ text, stream: process.stderr, discardStdin: false }).start();
   return {
     update: (next) => {

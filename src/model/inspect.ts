@@ -3,8 +3,7 @@
  */
 
 import { bytesPerElement } from "../dtype.ts";
-import type { LayerPositions, RopeSchedule, RotaryLayer } from "../rope/index.ts";
-import { frequencies } from "../rope/schedule.ts";
+import { frequencies, type LayerPositions, type RopeSchedule, type RotaryLayer } from "../rope/index.ts";
 import { sizeOf } from "../tensor.ts";
 import type { DecoderConfig, LayerConfig } from "./config.ts";
 import { describeModel, openModelFolder } from "./load.ts";

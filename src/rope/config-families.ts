@@ -27,7 +27,12 @@ export type ParameterForm =
       readonly scalesSliding?: true;
     }
   /** A set per layer type, new form only, with these sets where the config has none. */
-  | { readonly kind: "per-type"; readonly defaults: Readonly<Record<string, RawParameters>> }
+  | {
+      readonly kind: "per-type";
+      readonly defaults: Readonly<Record<string, RawParameters>>;
+      /** Top-level keys of the base that replace the defaults (MiMo-V2 as published). */
+      readonly thetaKeys?: Readonly<Record<string, string>>;
+    }
   /** DeepSeek-V4: `main` for sliding layers, `compress` for the others. */
   | { readonly kind: "main-and-compress" }
   /** Step-3.5: `rope_theta` and `partial_rotary_factors` may be lists by layer. */
@@ -270,6 +275,7 @@ const SPECIAL: Readonly<Record<string, ConfigFamily>> = {
         full_attention: { rope_type: "default", rope_theta: 5e6, partial_rotary_factor: 0.334 },
         sliding_attention: { rope_type: "default", rope_theta: 1e4, partial_rotary_factor: 0.334 },
       },
+      thetaKeys: { full_attention: "rope_theta", sliding_attention: "swa_rope_theta" },
     },
   },
   minicpm3: mla("half", 32),
@@ -289,7 +295,7 @@ const SPECIAL: Readonly<Record<string, ConfigFamily>> = {
   mllama: { theta: 500000 },
   modernbert: MODERNBERT,
   "modernbert-decoder": MODERNBERT,
-  nemotron: { partial: 0.5, headDim: 128 },
+  nemotron: { partial: 0.5 },
   olmo3: {
     pattern: { kind: "every", key: null, interval: 4 },
     form: {
@@ -312,10 +318,10 @@ const SPECIAL: Readonly<Record<string, ConfigFamily>> = {
   qwen3_5: QWEN3_5,
   qwen3_5_moe: QWEN3_5,
   qwen3_next: { partial: 0.25, headDim: 256 },
-  qwen3_omni_moe: { ...QWEN3_VL, theta: 1e6, extraKeys: ["interleaved"] },
+  qwen3_omni_moe: { theta: 1e6, mrope: interleaved([24, 20, 20]), extraKeys: ["interleaved"] },
   qwen3_vl: QWEN3_VL,
-  qwen3_vl_moe: QWEN3_VL,
-  recurrent_gemma: { partial: 0.5, headDim: 256 },
+  qwen3_vl_moe: { theta: 500000, mrope: interleaved([24, 20, 20]) },
+  recurrent_gemma: { partial: 0.5 },
   seed_oss: { headDim: 128 },
   smollm3: { theta: 2e6, rotates: "no-rope-list" },
   solar_open: { theta: 1e6, headDim: 128 },

@@ -77,7 +77,7 @@ function fullAndSliding(
   if (entry !== undefined && entry !== null && !isObject(entry)) {
     throw new ConfigError(config.where, `rope_parameters.${type} must be an object`, { [type]: entry });
   }
-  const values = merge(merge(base, withoutTruncate(source, entry ?? {})), scaling ?? {});
+  const values = withoutTruncate(source, merge(merge(base, entry ?? {}), scaling ?? {}));
   return parametersOf(config, scaling === undefined ? "rope_parameters" : "rope_scaling", values, true);
 }
 
@@ -101,22 +101,33 @@ function perType(
   }
   const defaults = form.defaults[type];
   if (defaults === undefined) unknownType(config, type, Object.keys(form.defaults).join(" or "));
-  // The published form of MiMo-V2.
-  const thetaKey = type === "sliding_attention" ? "swa_rope_theta" : "rope_theta";
-  const top = { rope_theta: config.raw(thetaKey), partial_rotary_factor: config.raw("partial_rotary_factor") };
+  const thetaKey = form.thetaKeys?.[type];
+  if (thetaKey === undefined && config.has("rope_theta")) {
+    throw new ConfigError(
+      config.where,
+      "rope_theta must stand in rope_parameters, by layer type, for this model type",
+      {
+        rope_theta: config.raw("rope_theta"),
+      },
+    );
+  }
+  const top = {
+    rope_theta: thetaKey && config.raw(thetaKey),
+    partial_rotary_factor: config.raw("partial_rotary_factor"),
+  };
   return parametersOf(config, "rope_parameters", merge(defaults, top), true);
 }
 
 function mainAndCompress(config: ConfigReader, family: ConfigFamily, type: string): LayerParameters {
   const label = type === "main" || type === "sliding_attention" ? "main" : "compress";
   const [key, source] = anyParameters(config) ?? ["rope_parameters", {}];
-  if (isObject(source.main) && isObject(source.compress)) {
-    const { truncate: _, ...entry } = source[label] as RawParameters;
-    return parametersOf(config, key, merge({ partial_rotary_factor: 1 }, entry), true);
-  }
   const headDim = config.integer("head_dim", { min: 1, default: family.headDim ?? 512 });
   const ropeDim = config.integer("qk_rope_head_dim", { min: 1, default: headDim / 8 });
   const partial = config.number("partial_rotary_factor", { default: ropeDim / headDim });
+  if (isObject(source.main) && isObject(source.compress)) {
+    const { truncate: _, ...entry } = source[label] as RawParameters;
+    return parametersOf(config, key, merge({ partial_rotary_factor: partial }, entry), true);
+  }
   if (label === "main") {
     const values = { rope_theta: config.number("rope_theta", { default: 1e4 }), partial_rotary_factor: partial };
     return parametersOf(config, key, values, true);
@@ -125,7 +136,7 @@ function mainAndCompress(config: ConfigReader, family: ConfigFamily, type: strin
   const values = merge({}, scaling);
   values.rope_theta = config.number("compress_rope_theta", { default: 160000 });
   values.partial_rotary_factor = partial;
-  values.attention_factor ??= 1; // V4's YaRN does not scale cos and sin
+  if ((values.rope_type ?? values.type) === "yarn") values.attention_factor ??= 1; // V4 does not scale cos and sin
   return parametersOf(config, key, values, true);
 }
 
@@ -211,7 +222,7 @@ const BESIDE_TYPES: ReadonlySet<string> = new Set([
 ]);
 
 /** transformers reads `truncate` beside the layer types, not inside them. */
-function withoutTruncate(source: RawParameters, entry: RawParameters): RawParameters {
+function withoutTruncate(source: RawParameters, entry: RawParameters): Record<string, unknown> {
   const { truncate: _, ...rest } = entry;
   return typeof source.truncate === "boolean" ? { ...rest, truncate: source.truncate } : rest;
 }

@@ -84,7 +84,7 @@ type AttentionParams = {
 type Case = {
   readonly input: CaseInput;
   readonly params: AttentionParams;
-  readonly options: AttentionOptions;
+  readonly options: AttentionOptions & { queryPositions: Int32Array };
   readonly k: Dense;
   readonly v: Dense;
   readonly keyPositions: Int32Array;
@@ -111,7 +111,7 @@ function readCase(input: CaseInput): Case {
   const options = withoutUndefined({
     q: dense(input.tensor("q")),
     mask: readMask(params.mask),
-    queryPositions: row("q_pos"),
+    queryPositions: Int32Array.from(input.tensor("q_pos").data),
     querySegments: row("q_seg"),
     querySpans: row("q_img"),
     keySpans: row("kv_img"),
@@ -123,7 +123,7 @@ function readCase(input: CaseInput): Case {
     alibiSlopes: numbers("alibi_slopes")?.data,
     bias: numbers("bias"),
     sinks: numbers("sinks")?.data,
-  }) as AttentionOptions;
+  }) as Case["options"];
   return {
     input,
     params,
@@ -252,10 +252,9 @@ function readSelect(one: Case, params: SelectParams, outputs: Outputs): SelectRe
     // These cases count padding in the means of blocks, so the choice is made without segments.
     const { q, queryPositions, lengths: rows } = options;
     const { k, v, keyPositions } = one;
-    const positions = queryPositions === undefined ? {} : { queryPositions };
     const existing = rows === undefined ? {} : { lengths: rows };
     const select = { kind: "moba", chunk, topk } as const;
-    const chosen = selectKeys({ q, k, v, keyPositions, ...positions, ...existing, select });
+    const chosen = selectKeys({ q, k, v, queryPositions, keyPositions, ...existing, select });
     outputs.moba_blocks = widened(selectionTable(chosen), Math.ceil(Tk / chunk));
     return chosen;
   }

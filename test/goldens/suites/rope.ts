@@ -1,7 +1,7 @@
 /** Rotary schedules and rotations, from Hugging Face transformers. */
 
 import { frequencies, positionsFromConfig, rotaryTable, rotateInto, temperatureScales } from "phasor/rope";
-import type { SuiteRunner, Values } from "../case.ts";
+import type { GoldenTensor, SuiteRunner, Values } from "../case.ts";
 
 /** Parameters of a rope case. */
 type RopeParams = {
@@ -53,8 +53,7 @@ export const rope: SuiteRunner = async ({ params, tensor, has }) => {
     const layout = [rotary.rotaryDim, rotary.rotaryOffset, rotary.pairing].join();
     const wanted = [expected.rotary_dim, expected.rotary_offset, expected.pairing].join();
     if (layout !== wanted) throw new Error(`layout is ${layout}, expected ${wanted}`);
-    const rows = Int32Array.from(positions.data);
-    const table = rotaryTable(rotary, rows, { length: seqLen });
+    const table = rotaryTable(rotary, positionRows(positions), { length: seqLen });
     const { inverseFrequencies, attentionFactor } = frequencies(rotary.schedule, seqLen);
     rotateInto(rotated, x, table, { heads, headDim });
     outputs.inv_freq = inverseFrequencies;
@@ -75,3 +74,11 @@ export const rope: SuiteRunner = async ({ params, tensor, has }) => {
   }
   return outputs;
 };
+
+/** One row of positions, or one per axis (M-RoPE). */
+function positionRows({ shape, data }: GoldenTensor): Int32Array | Int32Array[] {
+  const all = Int32Array.from(data);
+  if (shape.length === 1) return all;
+  const [axes, T] = shape;
+  return Array.from({ length: axes }, (_, axis) => all.subarray(axis * T, (axis + 1) * T));
+}
