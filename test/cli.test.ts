@@ -129,6 +129,20 @@ describe("phasor generate", () => {
     expect(again.stderr).toContain(`seed ${seed}`);
   });
 
+  test("a text that outgrows its rotary frequencies needs a choice", async () => {
+    const copy = await copyModel("dynamic");
+    const config = JSON.parse(await readFile(join(MODEL, "config.json"), "utf8"));
+    const rope = { rope_scaling: { type: "dynamic", factor: 2 }, max_position_embeddings: 7 };
+    await writeFile(join(copy, "config.json"), JSON.stringify({ ...config, ...rope }));
+    const args = ["generate", "-m", copy, "-n", "11", "--context", "13"];
+    const without = await phasor(args);
+    expect(without.stderr).toMatch(/^phasor: .* a choice is required/);
+    expect(without.code).toBe(1);
+    const pinned = await phasor([...args, "--on-frequency-change", "pin"]);
+    expect(pinned.stdout).toBe("Once upon a time, there was a little gi\n");
+    expect(pinned.code).toBe(0);
+  });
+
   test("Ctrl-C ends the text cleanly, with statistics", async () => {
     const child = start(LONG_STORY);
     child.stdout?.once("data", () => child.kill("SIGINT"));
@@ -265,16 +279,13 @@ describe("errors are one line on stderr", () => {
   });
 
   test.each([
-    [["generate"], "required option '-m, --model <folder>' not specified"],
-    [["generate", "-m", MODEL, "-t", "warm"], "argument 'warm' is invalid. It must be a number."],
-    [["generate", "-m", MODEL, "-n", "2.5"], "argument '2.5' is invalid. It must be a whole number."],
-    [["generate", "-m", MODEL, "--frobnicate"], "unknown option '--frobnicate'"],
-    [["generate", "-m", MODEL, "-p", "a", "-f", "b"], "cannot be used with option"],
-    [["generate", "-m", MODEL, "--on-frequency-change", "hope"], "Allowed choices are pin, rerotate, reprefill."],
-    [["inspect", MODEL, "--memory", "lots"], "It must be a byte count such as 64MiB, 2GB or 1.5GiB."],
-    [["inspect"], "missing required argument 'folder'"],
-    [["generatr"], "unknown command 'generatr'"],
-  ])("usage: %j exits with 2", async (args, message) => {
+    ["a missing option", ["generate"], "required option '-m, --model <folder>' not specified"],
+    ["a value that is no number", ["generate", "-m", MODEL, "-t", "warm"], "'warm' is invalid. It must be a number."],
+    ["a fraction of a token", ["generate", "-m", MODEL, "-n", "2.5"], "'2.5' is invalid. It must be a whole number."],
+    ["two prompts", ["generate", "-m", MODEL, "-p", "a", "-f", "b"], "cannot be used with option"],
+    ["no byte count", ["inspect", MODEL, "--memory", "lots"], "It must be a byte count such as 64MiB, 2GB or 1.5GiB."],
+    ["an unknown command", ["generatr"], "unknown command 'generatr'"],
+  ])("usage: %s exits with 2", async (_name, args, message) => {
     const { code, stdout, stderr } = await phasor(args);
     expect(stderr).toContain(message);
     expect(stderr).not.toMatch(/\n {4}at /);

@@ -18,10 +18,12 @@ export function note(line: string): void {
 
 /** A reader that goes away (`phasor ... | head`) ends the program without a word. */
 export function endQuietlyWithReader(): void {
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(0);
-    throw error;
-  });
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "EPIPE") process.exit(0);
+      throw error;
+    });
+  }
 }
 
 /** A line that tells how far something has come. */

@@ -92,7 +92,7 @@ export function validateSchedule(schedule: RopeSchedule): void {
       return;
     }
     default:
-      refuse(String(type), "an unknown schedule type", { type });
+      refuse(String(type), "type must be a known schedule type", { type });
   }
 }
 

@@ -91,6 +91,12 @@ type Case = {
   readonly keySegments: Int32Array | undefined;
 };
 
+/** Outputs that must not be passed over where a case has them. */
+const EXPECTED = [
+  ...["out", "lse", "max_logits", "mask", "perm", "moba_blocks", "idx_scores", "indexer_keep_expected"],
+  ...["k_q", "k_scale", "k_deq", "v_q", "v_scale", "v_deq", "m0", "l0", "o0", "lse0", "out0"],
+];
+
 /** Computes every tensor an attention case may expect, gradients excepted. */
 export const attention: SuiteRunner = async (input) => {
   if (!input.has("out")) throw new Error("gradients are not there yet");
@@ -99,6 +105,8 @@ export const attention: SuiteRunner = async (input) => {
     ...(input.has("mask") ? { mask: maskTable(one) } : {}),
     ...(one.params.op === "merge" ? mergedParts(one) : attend(one)),
   };
+  const missing = EXPECTED.filter((name) => input.has(name) && !(name in outputs));
+  if (missing.length > 0) throw new Error(`not computed: ${missing.join(", ")}`);
   return Object.fromEntries(Object.entries(outputs).filter(([name]) => input.has(name)));
 };
 
