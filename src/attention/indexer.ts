@@ -81,9 +81,8 @@ export function selectTopKeys(spec: AttentionSpec, select: IndexerSelect): KeySe
     for (let i = 0; i < Tq; i++) {
       const candidates: number[] = [];
       for (let j = 0; j < Tk; j++) if (visible(b, 0, i, j)) candidates.push(j);
-      const scores = candidates.length <= topk ? [] : candidates.map((j) => score(select, b * Tq + i, b * Tk + j));
-      const kept = candidates.length <= topk ? candidates : largestIndices(scores, topk).map((n) => candidates[n]);
-      for (const j of kept) columns.push(j);
+      const scores = candidates.map((j) => score(select, b * Tq + i, b * Tk + j));
+      for (const n of largestIndices(scores, topk)) columns.push(candidates[n]);
       rowPointers[b * Tq + i + 1] = columns.length;
     }
   }

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { thrownBy } from "../../test/support/thrown-by.ts";
 import { values } from "../../test/support/values.ts";
 import { numberToBf16, numberToF16 } from "../dtype.ts";
-import { causal, sameSegment, slidingWindow } from "../mask/index.ts";
+import { causal, lengths, sameSegment, slidingWindow } from "../mask/index.ts";
 import { f32, type Tensor, tensor, zeros } from "../tensor.ts";
 import { gatherKv } from "./kv-gather.ts";
 import type { ContiguousKv, KeyValues, PagedKv, RingKv } from "./kv-view.ts";
@@ -245,6 +245,12 @@ describe("referenceAttention over views", () => {
       mask,
     });
     expect(out.data).toEqual(want.out.data);
+  });
+
+  it("has the lengths of the view for masks that ask for them", () => {
+    const request = { q: QUERIES, kv: contiguous(), queryPositions: QUERY_POSITIONS };
+    const { out } = referenceAttention({ ...request, mask: lengths() });
+    expect(out.data).toEqual(referenceAttention(request).out.data);
   });
 
   it("takes one sequence without batch axis", () => {

@@ -169,27 +169,32 @@ describe("every schedule at its limit", () => {
   it("equals the default", () => {
     const dims = fc.integer({ min: 2, max: 70 }).map((half) => 2 * half);
     fc.assert(
-      fc.property(dims, fc.double({ min: 2, max: 1e7, noNaN: true }), fc.integer({ min: 1, max: 5000 }), (dim, theta, s) => {
-        const ones = new Array<number>(dim / 2).fill(1);
-        const originalLength = 4096;
-        const limits: RopeSchedule[] = [
-          { type: "linear", dim, theta, factor: 1 },
-          { type: "ntk", dim, theta, alpha: 1 },
-          { type: "dynamic", dim, theta, factor: 3, maxLength: 5000 },
-          { type: "yarn", dim, theta, factor: 1, originalLength },
-          { type: "longrope", dim, theta, shortFactors: ones, longFactors: ones, originalLength, factor: 1 },
-          { type: "llama3", dim, theta, factor: 1, lowFreqFactor: 1, highFreqFactor: 4, originalLength },
-          { type: "proportional", dim, theta, fraction: 1, factor: 1 },
-          { type: "p-rope", dim, theta, fraction: 1 },
-          { type: "divisors", dim, theta, divisors: ones },
-        ];
-        const expected = plain(dim, theta);
-        for (const schedule of limits) {
-          const { inverseFrequencies, attentionFactor } = frequencies(schedule, s);
-          expect(attentionFactor).toBe(1);
-          expectClose(inverseFrequencies, expected, 1e-11);
-        }
-      }),
+      fc.property(
+        dims,
+        fc.double({ min: 2, max: 1e7, noNaN: true }),
+        fc.integer({ min: 1, max: 5000 }),
+        (dim, theta, s) => {
+          const ones = new Array<number>(dim / 2).fill(1);
+          const originalLength = 4096;
+          const limits: RopeSchedule[] = [
+            { type: "linear", dim, theta, factor: 1 },
+            { type: "ntk", dim, theta, alpha: 1 },
+            { type: "dynamic", dim, theta, factor: 3, maxLength: 5000 },
+            { type: "yarn", dim, theta, factor: 1, originalLength },
+            { type: "longrope", dim, theta, shortFactors: ones, longFactors: ones, originalLength, factor: 1 },
+            { type: "llama3", dim, theta, factor: 1, lowFreqFactor: 1, highFreqFactor: 4, originalLength },
+            { type: "proportional", dim, theta, fraction: 1, factor: 1 },
+            { type: "p-rope", dim, theta, fraction: 1 },
+            { type: "divisors", dim, theta, divisors: ones },
+          ];
+          const expected = plain(dim, theta);
+          for (const schedule of limits) {
+            const { inverseFrequencies, attentionFactor } = frequencies(schedule, s);
+            expect(attentionFactor).toBe(1);
+            expectClose(inverseFrequencies, expected, 1e-11);
+          }
+        },
+      ),
       { numRuns: 40 },
     );
   });
@@ -265,16 +270,8 @@ describe("impossible schedules", () => {
       { type: "ntk", dim: 2, theta: 10, alpha: 2 },
       "rope schedule ntk: dim must be greater than 2; got dim=2.",
     ],
-    [
-      "YaRN on an odd number of dims",
-      { ...qwenYarn, dim: 5 },
-      "rope schedule yarn: dim must be even; got dim=5.",
-    ],
-    [
-      "YaRN with base 1",
-      { ...qwenYarn, theta: 1 },
-      "rope schedule yarn: theta must be greater than 1; got theta=1.",
-    ],
+    ["YaRN on an odd number of dims", { ...qwenYarn, dim: 5 }, "rope schedule yarn: dim must be even; got dim=5."],
+    ["YaRN with base 1", { ...qwenYarn, theta: 1 }, "rope schedule yarn: theta must be greater than 1; got theta=1."],
     [
       "a dim that would exhaust memory",
       { type: "default", dim: 1e9, theta: 10 },

@@ -194,7 +194,8 @@ export function dependsOnLength(schedule: RopeSchedule): boolean {
 export function scheduleId(schedule: RopeSchedule, length: number): string {
   validateSchedule(schedule);
   validateLength(length);
-  return JSON.stringify(inForce(schedule, length));
+  const fields = Object.entries(inForce(schedule, length)).sort(([a], [b]) => (a < b ? -1 : 1));
+  return JSON.stringify(Object.fromEntries(fields));
 }
 
 function validateLength(length: number): void {
@@ -267,7 +268,7 @@ function highest({ dim, theta, fraction }: ProportionalSchedule | PRopeSchedule,
 }
 
 /** The parameters that decide the numbers at this length, and nothing else. */
-function inForce(schedule: RopeSchedule, length: number): unknown {
+function inForce(schedule: RopeSchedule, length: number): Record<string, unknown> {
   switch (schedule.type) {
     case "dynamic": {
       const { dim, theta } = schedule;
@@ -291,7 +292,7 @@ function inForce(schedule: RopeSchedule, length: number): unknown {
     case "explicit":
       return { type: schedule.type, dim: schedule.dim, frequencies: listId(schedule.inverseFrequencies) };
     default: // every field counts
-      return Object.fromEntries(Object.entries(schedule).sort(([a], [b]) => (a < b ? -1 : 1)));
+      return { ...schedule };
   }
 }
 
