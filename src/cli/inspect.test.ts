@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { LayerGroup, ModelReport, RotaryReport } from "../model/inspect.ts";
+import type { LayerGroup, ModelReport, RotaryReport } from "../model/index.ts";
 import { formatReport, tokensThatFit } from "./inspect.ts";
 
 const ROTARY: RotaryReport = {

@@ -3,7 +3,7 @@
  */
 
 import type { Command } from "commander";
-import { inspectModel, type LayerGroup, type ModelReport, type RotaryReport } from "../model/inspect.ts";
+import { inspectModel, type LayerGroup, type ModelReport, type RotaryReport } from "../model/index.ts";
 import { parseByteOption } from "./options.ts";
 import { print } from "./output.ts";
 import { formatBytes } from "./parse-bytes.ts";

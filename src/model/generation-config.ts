@@ -9,8 +9,16 @@ import { ConfigError } from "../errors.ts";
 export type GenerationConfig = {
   /** Token ids that end a text; may be empty. */
   readonly stopTokenIds: readonly number[];
-  /** Sampling values as far as they are given. */
-  readonly sampling: { readonly temperature?: number; readonly topK?: number; readonly topP?: number };
+  readonly sampling: SamplingDefaults;
+};
+
+/** Sampling values as far as the checkpoint gives them, by the names that `generate` takes. */
+export type SamplingDefaults = {
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repetitionPenalty?: number;
 };
 
 /**
@@ -23,14 +31,23 @@ export type GenerationConfig = {
 export function readGenerationConfig(config: ConfigReader, generationJson?: unknown): GenerationConfig {
   const generation =
     generationJson === undefined ? undefined : new ConfigReader("generation_config.json", generationJson);
-  const source = generation?.has("eos_token_id") ? generation : config;
-  const sampling: { temperature?: number; topK?: number; topP?: number } = {};
-  if (generation?.boolean("do_sample", false)) {
-    if (generation.has("temperature")) sampling.temperature = generation.number("temperature", { min: 0 });
-    if (generation.has("top_k")) sampling.topK = generation.integer("top_k");
-    if (generation.has("top_p")) sampling.topP = generation.number("top_p", { min: 0, max: 1 });
-  }
-  return { stopTokenIds: tokenIds(source, "eos_token_id"), sampling };
+  const stopTokenIds = tokenIds(generation?.has("eos_token_id") ? generation : config, "eos_token_id");
+  return { stopTokenIds, sampling: generation === undefined ? {} : readSampling(generation) };
+}
+
+/** Without `do_sample` the other values are not meant; with it, transformers samples at temperature 1. */
+function readSampling(generation: ConfigReader): SamplingDefaults {
+  const penalty = generation.has("repetition_penalty")
+    ? { repetitionPenalty: generation.number("repetition_penalty", { min: 0 }) }
+    : {};
+  if (!generation.boolean("do_sample", false)) return penalty;
+  return {
+    ...penalty,
+    temperature: generation.number("temperature", { min: 0, default: 1 }),
+    ...(generation.has("top_k") && { topK: generation.integer("top_k") }),
+    ...(generation.has("top_p") && { topP: generation.number("top_p", { min: 0, max: 1 }) }),
+    ...(generation.has("min_p") && { minP: generation.number("min_p", { min: 0, max: 1 }) }),
+  };
 }
 
 /** A token id, a list of them, or nothing. */

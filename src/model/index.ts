@@ -2,7 +2,8 @@
 
 export type { DecoderConfig, LayerConfig } from "./config.ts";
 export type { LayerListener } from "./decoder.ts";
-export type { GenerationConfig } from "./generation-config.ts";
+export type { GenerationConfig, SamplingDefaults } from "./generation-config.ts";
+export { inspectModel, type LayerGroup, type ModelReport, type RotaryReport, reportModel } from "./inspect.ts";
 export { DecoderModel, type ForwardInput } from "./language-model.ts";
 export {
   describeModel,

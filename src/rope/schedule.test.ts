@@ -160,7 +160,7 @@ describe("frequencies of published models", () => {
   });
 
   it("mscale without mscaleAllDim has no effect", () => {
-    const { mscaleAllDim: _, ...alone } = { ...deepseekV3, mscale: 0.707 };
+    const { mscaleAllDim: _, ...alone } = { ...deepseekV3, mscale: 0.7 };
     expect(frequencies(alone, 1).attentionFactor).toBeCloseTo(1 + 0.1 * Math.log(40), 14);
   });
 });
@@ -285,6 +285,12 @@ describe("impossible schedules", () => {
   ];
   it.each(cases)("%s is a ConfigError", (_, schedule, message) => {
     expect(() => frequencies(schedule, 1)).toThrow(expect.objectContaining({ code: "PHASOR_CONFIG", message }));
+  });
+
+  it("frequencies that overflow are a ConfigError", () => {
+    expect(() => frequencies({ type: "linear", dim: 8, theta: 1e-300, factor: 1e-300 }, 1)).toThrow(
+      'rope schedule linear: frequencies must be finite; got type="linear", dim=8, theta=1e-300, factor=1e-300, length=1.',
+    );
   });
 
   it("a length that is not a number is a ConfigError", () => {

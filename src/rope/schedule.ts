@@ -164,10 +164,12 @@ export type Frequencies = {
 export function frequencies(schedule: RopeSchedule, length: number): Frequencies {
   validateSchedule(schedule);
   validateLength(length);
-  return {
-    inverseFrequencies: inverseFrequencies(schedule, length),
-    attentionFactor: attentionFactor(schedule, length),
-  };
+  const omegas = inverseFrequencies(schedule, length);
+  const factor = attentionFactor(schedule, length);
+  if (!omegas.every(Number.isFinite) || !Number.isFinite(factor)) {
+    throw new ConfigError(`rope schedule ${schedule.type}`, "frequencies must be finite", { ...schedule, length });
+  }
+  return { inverseFrequencies: omegas, attentionFactor: factor };
 }
 
 /** Number of pairs the schedule turns: R/2, rounded up. */

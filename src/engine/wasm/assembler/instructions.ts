@@ -180,6 +180,7 @@ define("v128.store64_lane", simd(91), "i32 v128", null, "memory-lane", 3);
 
 // SIMD lanes.
 define("i8x16.shuffle", simd(13), "v128 v128", "v128", "shuffle");
+define("i8x16.swizzle", simd(14), "v128 v128", "v128");
 define("i32x4.splat", simd(17), "i32", "v128");
 define("f32x4.splat", simd(19), "f32", "v128");
 define("i32x4.extract_lane", simd(27), "v128", "i32", "lane");

@@ -1,12 +1,11 @@
 /**
  * Attention of one tile of rows over a list of key tiles, by online softmax.
  *
- * The rows of a tile lie side by side in vectors: queries as [D][rows], scores and probabilities as [key][rows].
- * Maximum, exponential and sum are then vertical, and a key or value is read in place, one element splat (keys) or
- * eight elements (values) at a time.
+ * The rows of a tile lie side by side in vectors: scores and probabilities are [key][rows], so that maximum,
+ * exponential and sum are vertical. Keys and values are read in place.
  *
  *     for every key tile:
- *         s[key][rows]  = Σ_d k[key][d] · q[d][rows]        as many keys at a time as fill eight registers
+ *         s[key][rows]  = Σ_d k[key][d] · q[d][rows]        eight registers at a time
  *         m'            = max(m, max_key s)
  *         p[key][rows]  = exp(s − m'),  l = l·exp(m − m') + Σ_key p
  *         o[rows][Dv]   = o·exp(m − m') + Σ_key p·v[key]    four rows by eight columns at a time
@@ -23,7 +22,7 @@ export const TILE_KEYS = 64;
 export type AttentionTileSpec = FloatingMode & {
   /** Rows of a tile: 8, or 4 where there are no more. */
   readonly rows: 4 | 8;
-  /** D. */
+  /** D, a multiple of 4 where rows is 4. */
   readonly keyDim: number;
   /** Dv, a multiple of 8. */
   readonly valueDim: number;
@@ -35,7 +34,7 @@ export type AttentionTileSpec = FloatingMode & {
 
 /** Offsets of a worker's scratch memory, in bytes. */
 export type TileScratch = {
-  /** f32 [D][rows], scaled. */
+  /** f32, scaled: [D][8] for eight rows, [4][D] for four. */
   readonly queries: number;
   /** f32 [TILE_KEYS][rows]. */
   readonly scores: number;
@@ -148,60 +147,111 @@ const ROW_BITS = [v128.words(1, 2, 4, 8), v128.words(16, 32, 64, 128)];
 
 /** scores = keys · queries, −Infinity where hidden; max = their maximum. */
 function emitScores(tile: Tile): void {
-  const { f, spec, layout, scratch, keys, count, bits, scores, acc, max, a, b, x, key, at, end, pointer } = tile;
-  const halves = spec.rows / 4;
-  const rowBytes = spec.rows * 4;
-  const queries = [a, b].slice(0, halves);
-
-  /** `wide` keys from `key` on, against all rows. */
-  const block = (wide: number): void => {
-    f.set(pointer, i32.add(keys, i32.mul(key, spec.keyStride)));
-    f.set(at, scratch);
-    f.set(end, i32.add(scratch, layout.scores));
-    for (let n = 0; n < wide * halves; n++) f.set(acc[n], f32x4.const(0));
-    f.doWhile(
-      () => {
-        for (const [half, query] of queries.entries()) f.set(query, v128.load(at, half * 16));
-        for (let n = 0; n < wide; n++) {
-          f.set(x, v128.load32Splat(pointer, n * spec.keyStride));
-          for (const [half, query] of queries.entries()) {
-            f.set(acc[n * halves + half], fma(spec, x, query, acc[n * halves + half]));
-          }
-        }
-        f.set(pointer, i32.add(pointer, 4));
-        f.set(at, i32.add(at, rowBytes));
-      },
-      () => i32.ltS(at, end),
-    );
-    f.if(bits, () => {
-      for (let n = 0; n < wide; n++) {
-        f.set(x, i32x4.splat(i32.load8u(i32.add(bits, key), n)));
-        for (let half = 0; half < halves; half++) {
-          const visible = i32x4.ne(v128.and(x, ROW_BITS[half]), i32x4.const(0));
-          const score = acc[n * halves + half];
-          f.set(score, v128.select(score, f32x4.const(-Infinity), visible));
-        }
-      }
-    });
-    f.set(at, i32.add(scores, i32.mul(key, rowBytes)));
-    for (let n = 0; n < wide * halves; n++) {
-      f.set(max[n % halves], f32x4.pmax(max[n % halves], acc[n]));
-      f.storeVector(at, acc[n], n * 16);
-    }
-    f.set(key, i32.add(key, wide));
-  };
-
-  const wide = acc.length / halves;
+  const { f, count, max, key } = tile;
+  const wide = tile.spec.rows === 8 ? 4 : 2;
+  const block = tile.spec.rows === 8 ? emitDotsAcrossRows : emitDotsAlongDims;
   for (const half of max) f.set(half, f32x4.const(LOWEST_SCORE));
   f.set(key, 0);
-  f.while(
-    () => i32.leS(i32.add(key, wide), count),
-    () => block(wide),
+  for (const keys of [wide, 1]) {
+    f.while(
+      () => i32.leS(i32.add(key, keys), count),
+      () => {
+        emitStoreScores(tile, block(tile, keys));
+        f.set(key, i32.add(key, keys));
+      },
+    );
+  }
+}
+
+/**
+ * Eight rows: each element of a key is splat and meets eight rows of packed queries [D][8].
+ *
+ * @returns the score vectors, two a key
+ */
+function emitDotsAcrossRows(
+  { f, spec, layout, scratch, keys, acc, a, b, x, key, at, end, pointer }: Tile,
+  wide: number,
+) {
+  const scores = acc.slice(0, 2 * wide);
+  f.set(pointer, i32.add(keys, i32.mul(key, spec.keyStride)));
+  f.set(at, scratch);
+  f.set(end, i32.add(scratch, layout.scores));
+  for (const score of scores) f.set(score, f32x4.const(0));
+  f.doWhile(
+    () => {
+      f.set(a, v128.load(at));
+      f.set(b, v128.load(at, 16));
+      for (let n = 0; n < wide; n++) {
+        f.set(x, v128.load32Splat(pointer, n * spec.keyStride));
+        f.set(acc[2 * n], fma(spec, x, a, acc[2 * n]));
+        f.set(acc[2 * n + 1], fma(spec, x, b, acc[2 * n + 1]));
+      }
+      f.set(pointer, i32.add(pointer, 4));
+      f.set(at, i32.add(at, 32));
+    },
+    () => i32.ltS(at, end),
   );
-  f.while(
-    () => i32.ltS(key, count),
-    () => block(1),
+  return scores;
+}
+
+/**
+ * Four rows: four elements of a key meet four elements of each query [4][D], and the four partial sums of every dot
+ * product are added at the end. (Splatting keys as for eight rows would take a load for every multiplication.)
+ *
+ * @returns the score vectors, one a key
+ */
+function emitDotsAlongDims(
+  { f, spec, scratch, keys, values, acc, a, b, x, key, at, end, pointer }: Tile,
+  wide: number,
+) {
+  const rowBytes = spec.keyDim * 4;
+  // The values of these keys are wanted soon, in an order no prefetcher follows: fetch their cache lines now.
+  f.set(at, i32.add(values, i32.mul(key, spec.valueStride)));
+  for (let n = 0; n < wide; n++) {
+    for (let line = 0; line < spec.valueDim * 4; line += 64) f.run(i32.load(at, n * spec.valueStride + line));
+  }
+  const keyVectors = [a, b].slice(0, wide);
+  f.set(pointer, i32.add(keys, i32.mul(key, spec.keyStride)));
+  f.set(at, scratch);
+  f.set(end, i32.add(scratch, rowBytes));
+  for (let n = 0; n < 4 * wide; n++) f.set(acc[n], f32x4.const(0));
+  f.doWhile(
+    () => {
+      for (const [n, vector] of keyVectors.entries()) f.set(vector, v128.load(pointer, n * spec.keyStride));
+      for (let row = 0; row < 4; row++) {
+        f.set(x, v128.load(at, row * rowBytes));
+        for (const [n, vector] of keyVectors.entries()) f.set(acc[4 * n + row], fma(spec, x, vector, acc[4 * n + row]));
+      }
+      f.set(pointer, i32.add(pointer, 16));
+      f.set(at, i32.add(at, 16));
+    },
+    () => i32.ltS(at, end),
   );
+  return keyVectors.map((_, n) => {
+    const [s0, s1, s2, s3] = acc.slice(4 * n, 4 * n + 4);
+    // Lanes (s0, s1) of both halves, then (s2, s3), then all four.
+    f.set(a, f32x4.add(f32x4.shuffle(s0, s1, 0, 4, 1, 5), f32x4.shuffle(s0, s1, 2, 6, 3, 7)));
+    f.set(x, f32x4.add(f32x4.shuffle(s2, s3, 0, 4, 1, 5), f32x4.shuffle(s2, s3, 2, 6, 3, 7)));
+    f.set(s0, f32x4.add(f32x4.shuffle(a, x, 0, 1, 4, 5), f32x4.shuffle(a, x, 2, 3, 6, 7)));
+    return s0;
+  });
+}
+
+/** Hides what the bits hide, updates max, and stores the scores of the keys from `key` on. */
+function emitStoreScores({ f, spec, bits, scores, max, x, key, at }: Tile, vectors: readonly Local<"v128">[]): void {
+  const halves = spec.rows / 4;
+  f.if(bits, () => {
+    for (const [n, score] of vectors.entries()) {
+      if (n % halves === 0) f.set(x, i32x4.splat(i32.load8u(i32.add(bits, key), n / halves)));
+      const visible = i32x4.ne(v128.and(x, ROW_BITS[n % halves]), i32x4.const(0));
+      f.set(score, v128.select(score, f32x4.const(-Infinity), visible));
+    }
+  });
+  f.set(at, i32.add(scores, i32.mul(key, spec.rows * 4)));
+  for (const [n, score] of vectors.entries()) {
+    f.set(max[n % halves], f32x4.pmax(max[n % halves], score));
+    f.storeVector(at, score, n * 16);
+  }
 }
 
 /** Scores become probabilities; maximum, sum and factor of the rows are brought up to date. */
