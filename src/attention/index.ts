@@ -4,6 +4,17 @@
  */
 
 export {
+  type Capabilities,
+  type ElementType,
+  FEATURE_NAMES,
+  type FeatureName,
+  type KernelCapabilities,
+  type KernelName,
+  type KvLayout,
+  type Needs,
+  REFERENCE_CAPABILITIES,
+} from "./capabilities.ts";
+export {
   allGatherSchedule,
   attendShards,
   inverseOrder,
@@ -17,11 +28,24 @@ export {
   stripedOrder,
   type TokenRows,
 } from "./context-parallel.ts";
+export { type Dropout, dropoutBits } from "./dropout.ts";
 export { type IndexerInputs, type IndexerSelect, indexerScores } from "./indexer.ts";
 export { checkKeyValues, type KvDims } from "./kv-check.ts";
 export { type DenseKv, gatherKv, storedRow } from "./kv-gather.ts";
 export type { ContiguousKv, KeyValues, KvStore, KvView, PagedKv, RingKv } from "./kv-view.ts";
 export type { MobaSelect } from "./moba.ts";
+export { parseScore } from "./parse-score.ts";
+export {
+  type AttentionPlan,
+  checkPlanFits,
+  type PlanCost,
+  type PlanMerges,
+  type PlanOptions,
+  type PlanRequest,
+  planAttention,
+  type TensorShape,
+} from "./plan.ts";
+export type { PlanBits } from "./plan-tiles.ts";
 export {
   dequantizeKv,
   type QuantizedBits,
@@ -32,6 +56,14 @@ export {
   unpackInt4,
 } from "./quantize.ts";
 export { type ReferenceOutput, referenceAttention, referenceState } from "./reference.ts";
+export { type AttentionGradients, referenceAttentionGradients } from "./reference-backward.ts";
+export {
+  ScoreExpression,
+  type ScoreLike,
+  type ScoreNode,
+  type ScoreVocabulary,
+  scoreModifier,
+} from "./score-expression.ts";
 export { type SelectRequest, selectKeys } from "./select.ts";
 export {
   type BlockSelection,
@@ -42,8 +74,10 @@ export {
   selectionTable,
 } from "./selection.ts";
 export type {
+  Accumulation,
   AttentionDims,
   AttentionOptions,
+  AttentionOutputs,
   AttentionRequest,
   DenseAttentionRequest,
   RealTensor,

@@ -5,7 +5,7 @@
 import { bf16ToNumber, f16ToNumber } from "../dtype.ts";
 import { ConfigError } from "../errors.ts";
 import { requirements } from "../mask/index.ts";
-import { reshape, type Tensor, tensor } from "../tensor.ts";
+import { type Tensor, tensor } from "../tensor.ts";
 import { checkKeyValues } from "./kv-check.ts";
 import type { KeyValues, KvStore } from "./kv-view.ts";
 import { dequantizeKv } from "./quantize.ts";
@@ -48,6 +48,18 @@ export function storedRow(kv: KeyValues, rows: number, batch: number, slot: numb
  * @throws ShapeError or ConfigError when a table leads out of the storage
  */
 export function gatherKv(kv: KeyValues): DenseKv {
+  const { from, k, v, ...slots } = readSlots(kv);
+  return { k: gatherRows(kv.keys, from, k.shape), v: gatherRows(kv.values, from, v.shape), ...slots };
+}
+
+/** As `gatherKv`, without the numbers: what a plan needs. */
+export function shapeOfKv(kv: KeyValues): DenseKv {
+  const { from: _, ...shapes } = readSlots(kv);
+  return shapes;
+}
+
+/** Everything but the numbers, and the stored row of each slot, −1 where there is none. */
+function readSlots(kv: KeyValues): DenseKv & { from: Int32Array } {
   const { B, Tk, Hk, D, Dv, rows } = checkKeyValues("gatherKv", kv);
   const lengths = kv.layout === undefined ? undefined : kv.lengths;
   const exists = Int32Array.from({ length: B }, (_, b) => lengths?.[b] ?? Tk);
@@ -62,9 +74,11 @@ export function gatherKv(kv: KeyValues): DenseKv {
       keySegments[slot] = kv.segments[slot];
     }
   }
+  const none = new Float32Array(0);
   return {
-    k: gatherRows(kv.keys, from, [B, Tk, Hk, D]),
-    v: gatherRows(kv.values, from, [B, Tk, Hk, Dv]),
+    from,
+    k: { dtype: "f32", shape: [B, Tk, Hk, D], data: none },
+    v: { dtype: "f32", shape: [B, Tk, Hk, Dv], data: none },
     keyPositions,
     keySegments,
     lengths: exists,
@@ -91,9 +105,13 @@ function gatherRows(store: KvStore, from: Int32Array, shape: readonly number[]):
 /**
  * The same request with its view of keys and values, if it has one, as dense tensors.
  *
+ * @param read - `gatherKv`, or `shapeOfKv` where the numbers do not matter
  * @throws ShapeError or ConfigError when a table leads out of the storage, or keys are given twice
  */
-export function withDenseKeys(request: AttentionRequest): DenseAttentionRequest {
+export function withDenseKeys(
+  request: AttentionRequest,
+  read: (kv: KeyValues) => DenseKv = gatherKv,
+): DenseAttentionRequest {
   if (request.kv === undefined) return request;
   const { kv, ...options } = request;
   for (const name of ["k", "v", "keyPositions", "keySegments"] as const) {
@@ -109,12 +127,12 @@ export function withDenseKeys(request: AttentionRequest): DenseAttentionRequest 
       "A view knows its own positions only.",
     );
   }
-  const { k, v, keyPositions, keySegments, lengths } = gatherKv(kv);
+  const { k, v, keyPositions, keySegments, lengths } = read(kv);
   const batched = request.q.shape.length === 4 || k.shape[0] !== 1;
   const dense = {
     ...options,
-    k: batched ? k : reshape(k, k.shape.slice(1)),
-    v: batched ? v : reshape(v, v.shape.slice(1)),
+    k: batched ? k : { ...k, shape: k.shape.slice(1) },
+    v: batched ? v : { ...v, shape: v.shape.slice(1) },
     keyPositions,
     keySegments,
     lengths: request.lengths ?? lengths,

@@ -4,13 +4,16 @@
  *     s_ij = modify(scale · q_i·k_j)        for every key j that the mask shows to query i
  *     out_i = Σ_j exp(s_ij) v_j / (Σ_j exp(s_ij) + exp(sink))        lse_i = ln(Σ_j exp(s_ij) + exp(sink))
  *
- * where modify is, in this order: soft cap, ALiBi, bias. Masked keys are left out before any score is taken, so
- * that an infinite or huge score behind the mask cannot reach the result.
+ * where modify is, in this order: soft cap, score modifier, ALiBi, bias. Masked keys are left out before any score
+ * is taken, so that an infinite or huge score behind the mask cannot reach the result. With dropout, each term of the
+ * sum over v_j is multiplied by 0 or 1 / (1 − rate); the denominator is not.
  */
 
 import { type MaskPredicate, maskPredicate } from "../mask/index.ts";
 import { type Tensor, tensor } from "../tensor.ts";
+import { dropoutFactor } from "./dropout.ts";
 import { withDenseKeys } from "./kv-gather.ts";
+import { scoreModifiers } from "./score.ts";
 import { resolveSelection } from "./select.ts";
 import { selectionPredicate } from "./selection.ts";
 import { type AttentionRequest, type AttentionSpec, normalizeAttention } from "./spec.ts";
@@ -18,7 +21,7 @@ import { type AttentionOutput, type AttentionState, emptyState, finishState, mer
 
 /** Output, log-sum-exp and the largest score of every head. */
 export type ReferenceOutput = AttentionOutput & {
-  /** f64 [B, H] largest score after cap, ALiBi and bias over the visible keys, without sinks; −Infinity if none. */
+  /** f64 [B, H] largest score after all modifiers over the visible keys, without sinks; −Infinity if none. */
   readonly maxLogits: Tensor<"f64">;
 };
 
@@ -56,9 +59,11 @@ export function referenceState(request: AttentionRequest): AttentionState {
 function attendAllRows(spec: AttentionSpec): AttentionState {
   const { B, Tq, Tk, H, Hk, D, Dv } = spec.dims;
   const visible = visiblePairs(spec);
+  const modify = scoreModifiers(spec);
+  const drop = spec.dropout && dropoutFactor(spec.dropout);
   const state = emptyState(spec.batched ? [B, Tq, H, Dv] : [Tq, H, Dv]);
   const scores = new Float64Array(Tk);
-  const keys = new Int32Array(Tk); // the visible ones
+  const slots = new Int32Array(Tk); // the visible keys
 
   for (let b = 0; b < B; b++) {
     for (let i = 0; i < Tq; i++) {
@@ -72,8 +77,8 @@ function attendAllRows(spec: AttentionSpec): AttentionState {
           const key = (b * Tk + j) * Hk + kvHead;
           let dot = 0;
           for (let d = 0; d < D; d++) dot += spec.q.data[row * D + d] * spec.k.data[key * D + d];
-          const score = modifyScore(spec, dot * spec.scale, b, h, i, j);
-          keys[count] = key;
+          const score = modify(dot * spec.scale, b, h, i, j);
+          slots[count] = j;
           scores[count++] = score;
           max = Math.max(max, score);
         }
@@ -82,7 +87,9 @@ function attendAllRows(spec: AttentionSpec): AttentionState {
         for (let n = 0; n < count; n++) {
           const weight = Math.exp(scores[n] - max);
           state.sum[row] += weight;
-          for (let d = 0; d < Dv; d++) state.weighted[row * Dv + d] += weight * spec.v.data[keys[n] * Dv + d];
+          const kept = drop ? weight * drop(b, h, i, slots[n]) : weight;
+          const key = (b * Tk + slots[n]) * Hk + kvHead;
+          for (let d = 0; d < Dv; d++) state.weighted[row * Dv + d] += kept * spec.v.data[key * Dv + d];
         }
       }
     }
@@ -91,24 +98,10 @@ function attendAllRows(spec: AttentionSpec): AttentionState {
 }
 
 /** What the mask allows, of what was selected. */
-function visiblePairs(spec: AttentionSpec): MaskPredicate {
+export function visiblePairs(spec: AttentionSpec): MaskPredicate {
   const allowed = maskPredicate(spec.mask, spec.maskInputs);
   const selection = resolveSelection(spec);
   if (selection === undefined) return allowed;
   const selected = selectionPredicate(selection);
   return (b, h, i, j) => allowed(b, h, i, j) && selected(b, h, i, j);
-}
-
-function modifyScore(spec: AttentionSpec, scaled: number, b: number, h: number, i: number, j: number): number {
-  let score = scaled;
-  if (spec.softcap !== undefined) score = spec.softcap * Math.tanh(score / spec.softcap);
-  if (spec.alibiSlopes) {
-    const { queryPositions, keyPositions, queryLength, keyLength } = spec.maskInputs;
-    score -= spec.alibiSlopes[h] * Math.abs(queryPositions[b * queryLength + i] - keyPositions[b * keyLength + j]);
-  }
-  if (spec.bias) {
-    const [sb, sh, si, sj] = spec.bias.strides;
-    score += spec.bias.values[b * sb + h * sh + i * si + j * sj];
-  }
-  return score;
 }

@@ -6,7 +6,10 @@
 import { ConfigError, ShapeError } from "../errors.ts";
 import { causal, checkMaskInputs, full, type Mask, type MaskInputs } from "../mask/index.ts";
 import { sizeOf, type Tensor } from "../tensor.ts";
+import { checkDropout, type Dropout } from "./dropout.ts";
 import type { KeyValues } from "./kv-view.ts";
+import { checkScoreInputs } from "./score.ts";
+import { ScoreExpression } from "./score-expression.ts";
 import type { SelectRequest } from "./select.ts";
 
 /** Real-valued input: stored as f32 or f64, computed in f64 by the reference. */
@@ -63,12 +66,34 @@ export type AttentionOptions = MaskData & {
   scale?: number;
   /** Soft cap c: scores become c·tanh(s / c), before every other modifier. */
   softcap?: number;
+  /** What the capped score becomes, before ALiBi and bias; made by `scoreModifier`. */
+  scoreModifier?: ScoreExpression;
   /** [H] slope of −slope·|query position − key position|. */
   alibiSlopes?: ArrayLike<number>;
   /** Added to the scores; broadcastable to [B, H, Tq, Tk]. */
   bias?: RealTensor;
   /** [H] one extra logit per head: enters the denominator once, carries no value, is never masked or capped. */
   sinks?: ArrayLike<number>;
+  /** Seeded dropout of the normalised probabilities; lse and max logits are those without it. */
+  dropout?: Dropout;
+  /** Whether dropout is off; default false. */
+  deterministic?: boolean;
+  /**
+   * Precision of dot products and sums: "f32" (default) lets a backend use f32, "f64" demands f64. The reference
+   * always computes in f64.
+   */
+  accumulate?: Accumulation;
+  /** What is returned beside `out` and `lse`. */
+  outputs?: AttentionOutputs;
+};
+
+/** Precision of dot products and sums. */
+export type Accumulation = "f32" | "f64";
+
+/** What is returned beside `out` and `lse`, which are always there. */
+export type AttentionOutputs = {
+  /** Largest score of every head over its visible keys, after all modifiers, without sinks; default false. */
+  readonly maxLogits?: boolean;
 };
 
 /** Sizes of one attention call, by the house's shape letters. */
@@ -94,10 +119,15 @@ export type AttentionSpec = {
   readonly maskInputs: MaskInputs;
   readonly scale: number;
   readonly softcap: number | undefined;
+  readonly scoreModifier: ScoreExpression | undefined;
   readonly alibiSlopes: Float64Array | undefined;
   /** Values of the bias and its stride on each of the axes B, H, Tq, Tk (0 where it is broadcast). */
   readonly bias: { readonly values: Float32Array | Float64Array; readonly strides: readonly number[] } | undefined;
   readonly sinks: Float64Array | undefined;
+  /** Undefined when rate is 0 or the call is deterministic. */
+  readonly dropout: Dropout | undefined;
+  readonly accumulate: Accumulation;
+  readonly outputs: Required<AttentionOutputs>;
   readonly select: SelectRequest | undefined;
 };
 
@@ -151,6 +181,17 @@ export function normalizeAttention(request: DenseAttentionRequest): AttentionSpe
     integerTables,
   };
   checkMaskInputs("attention", mask, maskInputs);
+  const { scoreModifier, dropout, accumulate = "f32" } = request;
+  if (scoreModifier !== undefined) {
+    if (!(scoreModifier instanceof ScoreExpression)) {
+      throw new ConfigError("attention", "scoreModifier must be made by scoreModifier()", { scoreModifier });
+    }
+    checkScoreInputs("attention", scoreModifier, maskInputs);
+  }
+  if (dropout !== undefined) checkDropout("attention", dropout);
+  if (accumulate !== "f32" && accumulate !== "f64") {
+    throw new ConfigError("attention", 'accumulate must be "f32" or "f64"', { accumulate });
+  }
   return {
     dims,
     batched,
@@ -161,9 +202,13 @@ export function normalizeAttention(request: DenseAttentionRequest): AttentionSpe
     maskInputs,
     scale,
     softcap,
+    scoreModifier,
     alibiSlopes: perHead("alibiSlopes", request.alibiSlopes, H),
     bias: request.bias && { values: request.bias.data, strides: broadcastStrides(request.bias.shape, dims) },
     sinks: perHead("sinks", request.sinks, H),
+    dropout: dropout?.rate === 0 || request.deterministic === true ? undefined : dropout,
+    accumulate,
+    outputs: { maxLogits: request.outputs?.maxLogits ?? false },
     select,
   };
 }
@@ -204,7 +249,9 @@ function withBatch(shape: readonly number[]): [number, number, number, number] {
 }
 
 function ranges(batch: number, length: number, start: number): Int32Array {
-  return Int32Array.from({ length: batch * length }, (_, i) => start + (i % length));
+  const values = new Int32Array(batch * length);
+  for (let i = 0; i < values.length; i++) values[i] = start + (i % length);
+  return values;
 }
 
 function perHead(name: string, values: ArrayLike<number> | undefined, heads: number): Float64Array | undefined {

@@ -14,6 +14,7 @@ import {
   type QuantizedKv,
   quantizeKv,
   referenceAttention,
+  referenceAttentionGradients,
   referenceState,
   ringSchedule,
   type ScaleAxis,
@@ -97,15 +98,17 @@ const EXPECTED = [
   ...["k_q", "k_scale", "k_deq", "v_q", "v_scale", "v_deq", "m0", "l0", "o0", "lse0", "out0"],
 ];
 
-/** Computes every tensor an attention case may expect, gradients excepted. */
+/** Computes every tensor an attention case may expect. */
 export const attention: SuiteRunner = async (input) => {
-  if (!input.has("out")) throw new Error("gradients are not there yet");
   const one = readCase(input);
   const outputs: Outputs = {
     ...(input.has("mask") ? { mask: maskTable(one) } : {}),
     ...(one.params.op === "merge" ? mergedParts(one) : attend(one)),
+    ...(one.params.gradients ? gradients(one) : {}),
   };
-  const missing = EXPECTED.filter((name) => input.has(name) && !(name in outputs));
+  const missing = [...EXPECTED, ...(one.params.gradients ?? [])].filter(
+    (name) => input.has(name) && !(name in outputs),
+  );
   if (missing.length > 0) throw new Error(`not computed: ${missing.join(", ")}`);
   return Object.fromEntries(Object.entries(outputs).filter(([name]) => input.has(name)));
 };
@@ -293,6 +296,14 @@ function widened({ shape, data }: { shape: readonly number[]; data: Uint8Array }
   const wide = new Uint8Array(rows * width);
   for (let row = 0; row < rows; row++) wide.set(data.subarray(row * from, (row + 1) * from), row * width);
   return wide;
+}
+
+/** The gradients of Σ d_out · out. */
+function gradients(one: Case): Outputs {
+  const request = { ...one.options, ...denseKeys(one) };
+  const { dq, dk, dv, dsinks, dbias, dslopes } = referenceAttentionGradients(request, dense(one.input.tensor("d_out")));
+  const all = { dq, dk, dv, dsink: dsinks, dbias, dslopes };
+  return Object.fromEntries(Object.entries(all).flatMap(([name, value]) => (value ? [[name, value.data]] : [])));
 }
 
 /** The state over each part of the keys, and what they merge to. */
