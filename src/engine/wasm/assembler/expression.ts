@@ -82,6 +82,8 @@ export const i32 = {
   const: (value: number): Expression<"i32"> => apply("i32.const", [], [value]),
   load: load<"i32">("i32.load"),
   load8u: load<"i32">("i32.load8_u"),
+  load8s: load<"i32">("i32.load8_s"),
+  load16s: load<"i32">("i32.load16_s"),
   load16u: load<"i32">("i32.load16_u"),
   add: i32Binary("add"),
   sub: i32Binary("sub"),
@@ -94,11 +96,14 @@ export const i32 = {
   xor: i32Binary("xor"),
   shl: i32Binary("shl"),
   shrU: i32Binary("shr_u"),
+  shrS: i32Binary("shr_s"),
   eq: i32Binary("eq"),
   ne: i32Binary("ne"),
   ltS: i32Binary("lt_s"),
   ltU: i32Binary("lt_u"),
   gtS: i32Binary("gt_s"),
+  gtU: i32Binary("gt_u"),
+  leU: i32Binary("le_u"),
   leS: i32Binary("le_s"),
   geS: i32Binary("ge_s"),
   eqz: unary<I32, "i32">("i32.eqz"),
@@ -120,6 +125,7 @@ export const f32 = {
   max: f32Binary("max"),
   sqrt: unary<F32, "f32">("f32.sqrt"),
   neg: unary<F32, "f32">("f32.neg"),
+  abs: unary<F32, "f32">("f32.abs"),
   eq: binary<F32, "i32">("f32.eq"),
   lt: binary<F32, "i32">("f32.lt"),
   gt: binary<F32, "i32">("f32.gt"),
@@ -215,6 +221,22 @@ export const f32x4 = {
       lanes.flatMap((lane) => [0, 1, 2, 3].map((byte) => lane * 4 + byte)),
     ),
 } as const;
+
+/** Two 64-bit floats. */
+export const f64x2 = {
+  splat: unary<Expression<"f64"> | number, "v128">("f64x2.splat"),
+  add: vector("f64x2.add"),
+  mul: vector("f64x2.mul"),
+  div: vector("f64x2.div"),
+  nearest: unary<V128, "v128">("f64x2.nearest"),
+  /** The first two f32 lanes as f64. */
+  promoteLowF32: unary<V128, "v128">("f64x2.promote_low_f32x4"),
+} as const;
+
+/** Bytes picked from a (0–15) and b (16–31). */
+export function shuffleBytes(a: V128, b: V128, lanes: readonly number[]): V128 {
+  return apply("i8x16.shuffle", [a, b], lanes);
+}
 
 const float = new Float32Array(1);
 const word = new Int32Array(float.buffer);

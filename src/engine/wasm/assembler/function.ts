@@ -87,6 +87,11 @@ export class FunctionBuilder {
     this.store("v128.store", address, value, offset);
   }
 
+  /** Copies bytes; the areas may overlap. */
+  copyMemory(target: I32, source: I32, bytes: I32): void {
+    this.run(apply("memory.copy", [target, source, bytes]));
+  }
+
   /** Runs an expression for its effect. */
   run(value: Expression): void {
     this.#statements.push(value.type === null ? { kind: "effect", value } : { kind: "drop", value });

@@ -11,7 +11,7 @@
  *         o[rows][Dv]   = o·exp(m − m') + Σ_key p·v[key]    four rows by eight columns at a time
  */
 
-import { f32x4, i32, i32x4, type V128, v128 } from "../assembler/expression.ts";
+import { f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { emitExp, type FloatingMode, fma } from "./vector-math.ts";
 
@@ -24,7 +24,7 @@ export type AttentionTileSpec = FloatingMode & {
   readonly rows: 4 | 8;
   /** D, a multiple of 4 where rows is 4. */
   readonly keyDim: number;
-  /** Dv, a multiple of 8. */
+  /** Dv. */
   readonly valueDim: number;
   /** Bytes from one key to the next of the same head. */
   readonly keyStride: number;
@@ -38,8 +38,10 @@ export type TileScratch = {
   readonly queries: number;
   /** f32 [TILE_KEYS][rows]. */
   readonly scores: number;
-  /** f32 [rows][Dv], not yet divided by the sums. */
+  /** f32 [rows][pitch], not yet divided by the sums. */
   readonly output: number;
+  /** Bytes from one row of the output to the next: whole vectors. */
+  readonly outputPitch: number;
   /** f32 [rows], largest score. */
   readonly max: number;
   /** f32 [rows], Σ exp(score − max). */
@@ -54,8 +56,9 @@ export function tileScratch({ rows, keyDim, valueDim }: AttentionTileSpec): Tile
   const row = rows * 4;
   const scores = keyDim * row;
   const output = scores + TILE_KEYS * row;
-  const max = output + valueDim * row;
-  return { queries: 0, scores, output, max, sum: max + row, factor: max + 2 * row, bytes: max + 3 * row };
+  const outputPitch = Math.ceil(valueDim / 4) * 16;
+  const max = output + rows * outputPitch;
+  return { queries: 0, scores, output, outputPitch, max, sum: max + row, factor: max + 2 * row, bytes: max + 3 * row };
 }
 
 /** Stands for the maximum of no score; finite, so that no difference is NaN. */
@@ -285,37 +288,69 @@ function emitSoftmax({ f, spec, layout, scratch, scores, scoresEnd, acc, max, a,
 
 /** output = output · factor + probabilities · values. */
 function emitValues(tile: Tile): void {
-  const { f, spec, layout, scratch, values, scores, scoresEnd, acc, a, b, x, key: column, at, pointer } = tile;
-  const outputRow = spec.valueDim * 4;
+  const { f, spec, key: column } = tile;
+  const wholeBytes = Math.floor(spec.valueDim / 8) * 32;
   for (let firstRow = 0; firstRow < spec.rows; firstRow += 4) {
-    /** Offset of a row's eight columns from the scratch address plus the column. */
-    const outputAt = (row: number, half: number): number => layout.output + (firstRow + row) * outputRow + half * 16;
-    f.for(column, 0, outputRow, 32, () => {
-      f.set(pointer, i32.add(scratch, column));
-      for (let row = 0; row < 4; row++) {
-        f.set(x, v128.load32Splat(scratch, layout.factor + (firstRow + row) * 4));
-        for (const half of [0, 1]) f.set(acc[2 * row + half], f32x4.mul(v128.load(pointer, outputAt(row, half)), x));
+    f.for(column, 0, wholeBytes, 32, () => emitValueBlock(tile, firstRow, 2));
+    if (spec.valueDim % 8 >= 4) {
+      f.set(column, wholeBytes);
+      emitValueBlock(tile, firstRow, 1);
+    }
+  }
+  for (let rest = spec.valueDim - (spec.valueDim % 4); rest < spec.valueDim; rest++) emitValueColumn(tile, rest * 4);
+}
+
+/** Four rows by `wide` vectors of columns, from the byte `column` on. */
+function emitValueBlock(tile: Tile, firstRow: number, wide: 1 | 2): void {
+  const { f, spec, layout, scratch, values, scores, scoresEnd, acc, a, b, x, key: column, at, pointer } = tile;
+  const vectors = [a, b].slice(0, wide);
+  const sums = [0, 1, 2, 3].map((row) => acc.slice(2 * row, 2 * row + wide));
+  /** Offset of a row's columns from the scratch address plus the column. */
+  const outputAt = (row: number, n: number): number => layout.output + (firstRow + row) * layout.outputPitch + n * 16;
+  f.set(pointer, i32.add(scratch, column));
+  for (const [row, rowSums] of sums.entries()) {
+    f.set(x, v128.load32Splat(scratch, layout.factor + (firstRow + row) * 4));
+    for (const [n, sum] of rowSums.entries()) f.set(sum, f32x4.mul(v128.load(pointer, outputAt(row, n)), x));
+  }
+  f.set(pointer, i32.add(values, column));
+  f.set(at, scores);
+  f.doWhile(
+    () => {
+      for (const [n, vector] of vectors.entries()) f.set(vector, v128.load(pointer, n * 16));
+      for (const [row, rowSums] of sums.entries()) {
+        f.set(x, v128.load32Splat(at, (firstRow + row) * 4));
+        for (const [n, sum] of rowSums.entries()) f.set(sum, fma(spec, x, vectors[n], sum));
       }
-      f.set(pointer, i32.add(values, column));
-      f.set(at, scores);
-      f.doWhile(
-        () => {
-          f.set(a, v128.load(pointer));
-          f.set(b, v128.load(pointer, 16));
-          for (let row = 0; row < 4; row++) {
-            f.set(x, v128.load32Splat(at, (firstRow + row) * 4));
-            f.set(acc[2 * row], fma(spec, x, a, acc[2 * row]));
-            f.set(acc[2 * row + 1], fma(spec, x, b, acc[2 * row + 1]));
-          }
-          f.set(pointer, i32.add(pointer, spec.valueStride));
-          f.set(at, i32.add(at, spec.rows * 4));
-        },
-        () => i32.ltS(at, scoresEnd),
-      );
-      f.set(pointer, i32.add(scratch, column));
-      for (let row = 0; row < 4; row++) {
-        for (const half of [0, 1]) f.storeVector(pointer, acc[2 * row + half], outputAt(row, half));
-      }
-    });
+      f.set(pointer, i32.add(pointer, spec.valueStride));
+      f.set(at, i32.add(at, spec.rows * 4));
+    },
+    () => i32.ltS(at, scoresEnd),
+  );
+  f.set(pointer, i32.add(scratch, column));
+  for (const [row, rowSums] of sums.entries()) {
+    for (const [n, sum] of rowSums.entries()) f.storeVector(pointer, sum, outputAt(row, n));
+  }
+}
+
+/** All rows by the single column at a byte offset: for the last of a width that is no multiple of 4. */
+function emitValueColumn(tile: Tile, column: number): void {
+  const { f, spec, layout, scratch, values, scores, scoresEnd, acc, x, at, pointer } = tile;
+  const sums = acc.slice(0, spec.rows / 4);
+  for (const sum of sums) f.set(sum, f32x4.const(0));
+  f.set(pointer, values);
+  f.set(at, scores);
+  f.doWhile(
+    () => {
+      f.set(x, v128.load32Splat(pointer, column));
+      for (const [half, sum] of sums.entries()) f.set(sum, fma(spec, x, v128.load(at, half * 16), sum));
+      f.set(pointer, i32.add(pointer, spec.valueStride));
+      f.set(at, i32.add(at, spec.rows * 4));
+    },
+    () => i32.ltS(at, scoresEnd),
+  );
+  for (let row = 0; row < spec.rows; row++) {
+    const offset = layout.output + row * layout.outputPitch + column;
+    const old = f32.mul(f32.load(scratch, offset), f32.load(scratch, layout.factor + row * 4));
+    f.store("f32.store", scratch, f32.add(old, f32x4.lane(sums[row >> 2], row & 3)), offset);
   }
 }

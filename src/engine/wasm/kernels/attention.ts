@@ -1,0 +1,121 @@
+/**
+ * Attention over planned work items: fetch a tile's queries, attend its key tiles, write its rows or its state.
+ */
+
+import { f32, f32x4, i32 } from "../assembler/expression.ts";
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import type { ModuleBuilder } from "../assembler/module.ts";
+import {
+  type AttentionSpec,
+  createRowWork,
+  emitCopy,
+  emitWriteRows,
+  forEachRow,
+  ITEM_WORDS,
+  itemWord,
+  type RowLocals,
+} from "./attention-rows.ts";
+import { type AttentionTileSpec, emitAttendTiles, LOWEST_SCORE, tileScratch } from "./attention-tile.ts";
+
+/** Bytes of a stored state: f32 max [rows], sum [rows], output [rows][pitch]. */
+export function stateBytes(spec: AttentionTileSpec): number {
+  return spec.rows * (8 + tileScratch(spec).outputPitch);
+}
+
+/**
+ * Adds `attend(from, to, items, q, keys, values, out, stats, sinks, scale, scratch)`: the items from … to − 1 of a list.
+ *
+ * q is f32 [queries, H, D], keys and values are addresses that the items' offsets count from, out f32 [queries, H, Dv]. `stats` is 0, or receives f32 [queries, H, 2]: the largest score
+ * (−3.4e38 when there is none) and the sum of exponentials relative to it, sinks not included. `sinks` is 0 or f32 [H].
+ */
+export function emitAttention(module: ModuleBuilder, spec: AttentionSpec): void {
+  module.function("attend", (f) => {
+    const from = f.parameter("first", "i32");
+    const to = f.parameter("to", "i32");
+    const items = f.parameter("items", "i32");
+    const q = f.parameter("q", "i32");
+    const keys = f.parameter("keys", "i32");
+    const values = f.parameter("values", "i32");
+    const parameters = {
+      out: f.parameter("out", "i32"),
+      stats: f.parameter("stats", "i32"),
+      sinks: f.parameter("sinks", "i32"),
+    };
+    const scale = f.parameter("scale", "f32");
+    const scratch = f.parameter("scratch", "i32");
+    const item = f.local("item", "i32", i32.add(items, i32.mul(from, ITEM_WORDS * 4)));
+    const at: RowLocals = { ...parameters, scratch, item, ...createRowWork(f) };
+    const tiles = {
+      entries: f.local("entries", "i32"),
+      entriesEnd: f.local("entriesEnd", "i32"),
+      keys: f.local("headKeys", "i32"),
+      values: f.local("headValues", "i32"),
+    };
+    f.set(to, i32.add(items, i32.mul(to, ITEM_WORDS * 4)));
+    f.while(
+      () => i32.ltS(item, to),
+      () => {
+        emitFetchQueries(f, spec, at, q, scale);
+        for (const name of ["entries", "entriesEnd"] as const) f.set(tiles[name], itemWord(at, name));
+        f.set(tiles.keys, i32.add(keys, itemWord(at, "keys")));
+        f.set(tiles.values, i32.add(values, itemWord(at, "values")));
+        emitAttendTiles(f, spec, { ...tiles, scratch });
+        f.if(
+          itemWord(at, "state"),
+          () => emitStoreState(f, spec, at),
+          () => emitWriteRows(f, spec, at),
+        );
+        f.set(item, i32.add(item, ITEM_WORDS * 4));
+      },
+    );
+  });
+}
+
+/** Scales the item's queries into scratch, [D][8] or [4][D], zeros where there is no row; empties the state. */
+function emitFetchQueries(
+  f: FunctionBuilder,
+  spec: AttentionSpec,
+  at: RowLocals,
+  q: Local<"i32">,
+  scale: Local<"f32">,
+): void {
+  const layout = tileScratch(spec);
+  const queryBytes = spec.keyDim * 4;
+  const acrossRows = spec.rows === 8;
+  const fill = (from: number, to: number, value: number): void => {
+    f.set(at.vector, f32x4.const(value));
+    f.for(at.into, i32.add(at.scratch, from), i32.add(at.scratch, to), 16, () => f.storeVector(at.into, at.vector));
+  };
+  fill(layout.queries, layout.scores, 0);
+  fill(layout.output, layout.max, 0);
+  fill(layout.max, layout.sum, LOWEST_SCORE);
+  fill(layout.sum, layout.factor, 0);
+  forEachRow(f, spec, at, () => {
+    f.set(at.from, i32.add(q, i32.mul(at.rowIndex, queryBytes)));
+    f.set(at.end, i32.add(at.from, queryBytes));
+    f.set(at.into, i32.add(at.scratch, i32.mul(at.row, acrossRows ? 4 : queryBytes)));
+    f.doWhile(
+      () => {
+        f.store("f32.store", at.into, f32.mul(f32.load(at.from), scale), layout.queries);
+        f.set(at.into, i32.add(at.into, acrossRows ? spec.rows * 4 : 4));
+        f.set(at.from, i32.add(at.from, 4));
+      },
+      () => i32.ltS(at.from, at.end),
+    );
+  });
+}
+
+/** Copies the state to where the merge finds it. */
+function emitStoreState(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals): void {
+  const layout = tileScratch(spec);
+  const rowBytes = spec.rows * 4;
+  const copy = (source: number, bytes: number, target: number): void => {
+    f.set(at.from, i32.add(at.scratch, source));
+    f.set(at.end, i32.add(at.scratch, source + bytes));
+    f.set(at.into, i32.add(itemWord(at, "state"), target));
+    emitCopy(f, at);
+  };
+  copy(layout.max, rowBytes, 0);
+  copy(layout.sum, rowBytes, rowBytes);
+  copy(layout.output, spec.rows * layout.outputPitch, 2 * rowBytes);
+}

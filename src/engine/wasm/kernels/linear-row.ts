@@ -1,0 +1,68 @@
+/**
+ * A linear layer of one token: every weight is read once, in order, so memory sets the pace. One row at a time is
+ * faster than several: the processor's prefetcher follows one stream best.
+ */
+
+import { type Expression, f32, f32x4, i32, v128 } from "../assembler/expression.ts";
+import type { FunctionBuilder } from "../assembler/function.ts";
+import type { LinearParameters, LinearSpec } from "./linear.ts";
+import { emitSum, fma } from "./vector-math.ts";
+import { type WeightReader, weightBytes, weightStep } from "./weights.ts";
+
+/** out[n] = x · weight[n] + bias[n] for n from `from` to `to`. */
+export function emitOneToken(
+  f: FunctionBuilder,
+  spec: LinearSpec,
+  { out, x, weight, scales, bias, from, to }: LinearParameters,
+  reader: WeightReader,
+): void {
+  const { inputs, weightType } = spec;
+  const step = weightStep(weightType);
+  const rest = inputs % step;
+  const isBlocked = weightType === "q8_0" || weightType === "q4_0";
+  const sums = f.vectors("rowSum", 4);
+  const blockSums = isBlocked ? f.vectors("blockSum", 4) : sums;
+  const total = f.local("total", "f32");
+  const row = f.local("row", "i32");
+  const weightAt = f.local("weightHere", "i32");
+  const inputAt = f.local("inputHere", "i32");
+  const inputEnd = f.local("inputStop", "i32", i32.add(x, 4 * (inputs - rest)));
+  const restEnd = i32.add(x, 4 * inputs);
+
+  f.for(row, from, to, 1, () => {
+    f.set(weightAt, i32.add(weight, i32.mul(row, weightBytes(weightType, inputs))));
+    f.set(inputAt, x);
+    reader.startRow(i32.add(scales, i32.shl(row, 2)));
+    for (const sum of sums) f.set(sum, f32x4.const(0));
+    f.while(
+      () => i32.ltU(inputAt, inputEnd),
+      () => {
+        reader.unpack(weightAt, (i, four) => {
+          const sum = blockSums[i % 4];
+          const input = v128.load(inputAt, 16 * i);
+          f.set(sum, isBlocked && i < 4 ? f32x4.mul(four, input) : fma(spec, four, input, sum));
+        });
+        if (isBlocked && reader.scale) {
+          for (const [i, sum] of sums.entries()) f.set(sum, fma(spec, blockSums[i], reader.scale, sum));
+        }
+        f.set(weightAt, i32.add(weightAt, weightBytes(weightType, step)));
+        f.set(inputAt, i32.add(inputAt, 4 * step));
+      },
+    );
+    f.set(sums[0], f32x4.add(f32x4.add(sums[0], sums[1]), f32x4.add(sums[2], sums[3])));
+    if (!isBlocked && reader.scale) f.set(sums[0], f32x4.mul(sums[0], reader.scale));
+    f.set(total, emitSum(f, sums[0]));
+    if (rest > 0) {
+      f.doWhile(
+        () => {
+          f.set(total, f32.add(total, f32.mul(reader.one(weightAt), f32.load(inputAt))));
+          f.set(weightAt, i32.add(weightAt, weightBytes(weightType, 1)));
+          f.set(inputAt, i32.add(inputAt, 4));
+        },
+        () => i32.ltU(inputAt, restEnd),
+      );
+    }
+    const column = (base: Expression<"i32">): Expression<"i32"> => i32.add(base, i32.shl(row, 2));
+    f.store("f32.store", column(out), spec.bias ? f32.add(total, f32.load(column(bias))) : total);
+  });
+}

@@ -1,0 +1,148 @@
+/**
+ * A program: kernel calls as numbers in memory, so that workers can run it without a message for each.
+ *
+ * Each call is a record of 20 words: function, items, grain, argument count, argument kinds (two bits each), then the
+ * arguments. Items are dealt out to workers in equal runs of whole grains; a negative number of items is minus the address
+ * of i32 [workers + 1], which says where each worker's run of items starts.
+ */
+
+/** Words of a record. */
+export const RECORD_WORDS = 20;
+const FIRST_ARGUMENT = 5;
+/** The most arguments a kernel may take. */
+const MAX_ARGUMENTS = RECORD_WORDS - FIRST_ARGUMENT;
+
+/** What a worker itself knows. */
+const LOCAL_NAMES = ["from", "to", "scratch"] as const;
+
+/** First item of the worker, end of its items, or its scratch memory. */
+export type LocalName = (typeof LOCAL_NAMES)[number];
+
+/** An argument: an integer (or address), a float, or what is the worker's own. */
+export type Argument = number | { readonly float: number } | LocalName;
+
+const INTEGER = 0;
+const FLOAT = 1;
+const LOCAL = 2;
+
+/** How the items of a call are dealt out. */
+export type Split =
+  | { readonly items: number /** Items that stay together; 1 when absent. */; readonly grain?: number }
+  /** Address of i32 [workers + 1] in the memory. */
+  | { readonly workerPointers: number };
+
+/** One item: the first worker runs the call, the others wait. */
+export const UNDIVIDED: Split = { items: 1 };
+
+/** Calls in the order they are to run. */
+export class Program {
+  #words = new Int32Array(64 * RECORD_WORDS);
+  #floats = new Float32Array(this.#words.buffer);
+  #length = 0;
+
+  /** Number of calls. */
+  get calls(): number {
+    return this.#length / RECORD_WORDS;
+  }
+
+  /** The records. */
+  get words(): Int32Array {
+    return this.#words.subarray(0, this.#length);
+  }
+
+  /** Adds a call of the function with this number. */
+  call(functionIndex: number, split: Split, args: readonly Argument[]): void {
+    if (args.length > MAX_ARGUMENTS) throw new Error(`program: at most ${MAX_ARGUMENTS} arguments; got ${args.length}`);
+    if (this.#length === this.#words.length) this.#grow();
+    const start = this.#length;
+    this.#length += RECORD_WORDS;
+    let kinds = 0;
+    for (const [n, arg] of args.entries()) {
+      const at = start + FIRST_ARGUMENT + n;
+      if (typeof arg === "number") {
+        this.#words[at] = arg;
+      } else if (typeof arg === "string") {
+        this.#words[at] = LOCAL_NAMES.indexOf(arg);
+        kinds |= LOCAL << (2 * n);
+      } else {
+        this.#floats[at] = arg.float;
+        kinds |= FLOAT << (2 * n);
+      }
+    }
+    const [items, grain] = "items" in split ? [split.items, split.grain ?? 1] : [-split.workerPointers, 1];
+    this.#words.set([functionIndex, items, grain, args.length, kinds], start);
+  }
+
+  /** Forgets all calls. */
+  clear(): void {
+    this.#length = 0;
+  }
+
+  #grow(): void {
+    const larger = new Int32Array(2 * this.#words.length);
+    larger.set(this.#words);
+    this.#words = larger;
+    this.#floats = new Float32Array(larger.buffer);
+  }
+}
+
+/** An exported kernel. */
+export type Kernel = (...args: number[]) => void;
+
+/** Who runs a program: one of several workers, or the only one. */
+export type Participant = {
+  /** 0 to workers − 1. */
+  readonly worker: number;
+  readonly workers: number;
+  /** Address of the worker's scratch memory. */
+  readonly scratch: number;
+  /** Returns when every worker has come here. */
+  readonly barrier: () => void;
+};
+
+/**
+ * Runs a participant's share of a program. Allocates nothing.
+ *
+ * @param memory - the engine's memory
+ * @param address - first record
+ * @param calls - number of records
+ */
+export function runProgram(
+  kernels: readonly Kernel[],
+  memory: WebAssembly.Memory,
+  address: number,
+  calls: number,
+  { worker, workers, scratch, barrier }: Participant,
+): void {
+  const words = new Int32Array(memory.buffer);
+  const floats = new Float32Array(memory.buffer);
+  const local = [0, 0, scratch]; // in the order of LOCAL_NAMES
+  for (let call = 0; call < calls; call++) {
+    const at = address / 4 + call * RECORD_WORDS;
+    const items = words[at + 1];
+    if (items < 0) {
+      local[0] = words[-items / 4 + worker];
+      local[1] = words[-items / 4 + worker + 1];
+    } else {
+      const grain = words[at + 2];
+      const share = Math.ceil(items / grain / workers) * grain;
+      local[0] = Math.min(items, worker * share);
+      local[1] = Math.min(items, local[0] + share);
+    }
+    if (local[0] < local[1]) {
+      const count = words[at + 3];
+      const kinds = words[at + 4];
+      const args = ARGUMENTS[count];
+      for (let n = 0; n < count; n++) {
+        const kind = (kinds >> (2 * n)) & 3;
+        const word = at + FIRST_ARGUMENT + n;
+        args[n] = kind === INTEGER ? words[word] : kind === FLOAT ? floats[word] : local[words[word]];
+      }
+      kernels[words[at]].apply(undefined, args);
+    }
+    barrier();
+  }
+}
+
+/** Argument lists of every length, reused by every call. */
+const ARGUMENTS: readonly number[][] = Array.from({ length: MAX_ARGUMENTS + 1 }, (_, n) => Array<number>(n).fill(0));

@@ -1,0 +1,69 @@
+/**
+ * A worker thread: holds instances of the kernels and runs its share of every program.
+ */
+
+import { type Kernel, runProgram } from "./program.ts";
+import { createBarrier } from "./worker-barrier.ts";
+import type { FromWorker, ToWorker } from "./worker-messages.ts";
+
+/** The end of the channel in this thread: `parentPort` in Node, the global scope elsewhere. */
+type Port = {
+  postMessage(message: FromWorker): void;
+  listen(listener: (message: ToWorker) => void): void;
+};
+
+async function openPort(): Promise<Port> {
+  const scope = globalThis as unknown as {
+    postMessage?: (message: unknown) => void;
+    addEventListener?: (type: "message", listener: (event: { data: ToWorker }) => void) => void;
+  };
+  const node = (globalThis as { process?: { versions?: { node?: string } } }).process?.versions?.node;
+  if (node !== undefined && scope.postMessage === undefined) {
+    const { parentPort } = await import("node:worker_threads");
+    return {
+      postMessage: (message) => parentPort?.postMessage(message),
+      listen: (listener) => void parentPort?.on("message", listener),
+    };
+  }
+  return {
+    postMessage: (message) => scope.postMessage?.(message),
+    listen: (listener) => scope.addEventListener?.("message", ({ data }) => listener(data)),
+  };
+}
+
+const port = await openPort();
+const kernels: Kernel[] = [];
+let memory: WebAssembly.Memory;
+let worker = 0;
+let workers = 1;
+let barrier: () => void = () => {};
+
+port.listen((message) => {
+  try {
+    switch (message.type) {
+      case "start":
+        ({ memory, worker, workers } = message);
+        barrier = createBarrier(new Int32Array(memory.buffer, message.barrier, 2), workers);
+        port.postMessage({ type: "ready" });
+        return;
+      case "module": {
+        const { exports } = new WebAssembly.Instance(message.module, { env: { memory } });
+        for (const name of message.names) kernels.push(exports[name] as Kernel);
+        return;
+      }
+      case "run":
+        runProgram(kernels, memory, message.address, message.calls, {
+          worker,
+          workers,
+          scratch: message.scratch,
+          barrier,
+        });
+        if (worker === 0) port.postMessage({ type: "done", ticket: message.ticket });
+    }
+  } catch (error) {
+    port.postMessage({
+      type: "failed",
+      message: error instanceof Error ? (error.stack ?? error.message) : String(error),
+    });
+  }
+});
