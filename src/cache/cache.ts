@@ -23,6 +23,8 @@ export type KvMemory = {
   allocate(shape: readonly number[]): Tensor<"f32">;
   /** Copies x into out, of the same size; takes effect in order with everything else issued to this memory. */
   copy(out: Tensor<"f32">, x: Tensor<"f32">): void;
+  /** Gives a tensor back once everything issued so far has taken effect. */
+  release(t: Tensor<"f32">): void;
 };
 
 /** Keys and values of every layer of one model, with the position and segment of every row. */

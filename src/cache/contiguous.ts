@@ -32,6 +32,7 @@ const FIRST_CAPACITY = 16;
 const HOST_MEMORY: KvMemory = {
   allocate: (shape) => zeros("f32", shape),
   copy: (out, x) => out.data.set(x.data),
+  release: () => {},
 };
 
 /**
@@ -116,7 +117,8 @@ class ContiguousCache implements KvCache {
 
   #enlarged(t: Tensor<"f32">, length: number): Tensor<"f32"> {
     const larger = this.#memory.allocate([length, ...t.shape.slice(1)]);
-    this.#memory.copy(rows(larger, 0, t.shape[0]), t);
+    if (t.shape[0] > 0) this.#memory.copy(rows(larger, 0, t.shape[0]), t);
+    this.#memory.release(t);
     return larger;
   }
 

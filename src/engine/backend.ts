@@ -41,20 +41,27 @@ export type AttendCall = {
 /** Elementwise function of a gated feed-forward block. */
 export type Activation = "silu";
 
+/** A weight matrix in the backend's memory, in the element type it is kept in. */
+export type WeightMatrix = Tensor<"f32" | "f16" | "bf16">;
+
 /** Where a decoder computes. */
 export interface Backend {
   /** Its name, as options and messages use it. */
   readonly name: string;
   /** A zeroed activation in the backend's memory. */
   allocate(shape: readonly number[]): Tensor<"f32">;
-  /** Takes a weight (f32, f16, bf16, f64) into the backend's memory, in the element type it computes with. */
-  weight(source: Tensor): Tensor<"f32">;
+  /** Gives an activation back once everything issued so far has taken effect. */
+  release(t: Tensor): void;
+  /** Takes a matrix [N, K] (f32, f16, bf16, f64) into the backend's memory. */
+  matrix(source: Tensor): WeightMatrix;
+  /** Takes a vector of weights (f32, f16, bf16, f64) into the backend's memory, as f32. */
+  vector(source: Tensor): Tensor<"f32">;
   /** out [T, C] = rows of table [V, C] by token id. */
-  embed(out: Tensor<"f32">, table: Tensor<"f32">, tokens: Int32Array): void;
+  embed(out: Tensor<"f32">, table: WeightMatrix, tokens: Int32Array): void;
   /** out [T, C] = x / sqrt(mean(x²) + eps) · weight over the last axis, of width weight.length. */
   rmsNorm(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, eps: number): void;
   /** out [T, N] = x [T, K] · weightᵀ [N, K] + bias [N]. */
-  linear(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, bias?: Tensor<"f32">): void;
+  linear(out: Tensor<"f32">, x: Tensor<"f32">, weight: WeightMatrix, bias?: Tensor<"f32">): void;
   /** Rotates x [T, H, D] in place. */
   rotate(x: Tensor<"f32">, table: RotationTable): void;
   /** Multiplies the rows of x [T, ...] in place by scales f32 [T]. */
@@ -69,4 +76,6 @@ export interface Backend {
   copy(out: Tensor<"f32">, x: Tensor<"f32">): void;
   /** Resolves when everything issued so far has taken effect. */
   flush(): Promise<void>;
+  /** Ends threads and gives memory back; nothing of the backend may be used afterwards. */
+  dispose(): void;
 }

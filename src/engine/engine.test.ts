@@ -89,7 +89,7 @@ describe("createEngine", () => {
     );
     expect(await rejectionOf(engine.attention(request, { kernel: "paged" }))).toBe(
       'CapabilityError: planAttention: kernel paged takes keys in pages; got rows=10, keys=131, layout="contiguous". ' +
-        'Kernel "ragged" can do it.',
+        'Kernel "decode" can do it.',
     );
   });
 

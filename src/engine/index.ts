@@ -1,6 +1,6 @@
 /** Where attention and the operations around it run. */
 
-export type { Activation, AttendCall, Backend, RotationTable } from "./backend.ts";
+export type { Activation, AttendCall, Backend, RotationTable, WeightMatrix } from "./backend.ts";
 export {
   type AttentionResult,
   type BackendName,
@@ -10,3 +10,5 @@ export {
   type EnginePlanOptions,
 } from "./engine.ts";
 export { createReferenceBackend } from "./reference/backend.ts";
+export { createWasmBackend, type WasmBackend, type WasmOptions } from "./wasm/backend.ts";
+export type { WasmFeatures } from "./wasm/features.ts";

@@ -2,7 +2,7 @@
  * The weights of a decoder, by role, and the shape-checked access to a checkpoint that fills the roles.
  */
 
-import type { Backend } from "../engine/index.ts";
+import type { Backend, WeightMatrix } from "../engine/index.ts";
 import { FormatError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
 import type { Checkpoint } from "./weights/index.ts";
@@ -10,7 +10,7 @@ import type { Checkpoint } from "./weights/index.ts";
 /** A projection: y = x · weightᵀ + bias. */
 export type LinearWeights = {
   /** [N, K]. */
-  readonly weight: Tensor<"f32">;
+  readonly weight: WeightMatrix;
   /** [N]. */
   readonly bias?: Tensor<"f32">;
 };
@@ -40,12 +40,12 @@ export type LayerWeights = {
 /** A whole decoder. */
 export type DecoderWeights = {
   /** [V, C]. */
-  readonly embedding: Tensor<"f32">;
+  readonly embedding: WeightMatrix;
   readonly layers: readonly LayerWeights[];
   /** [C]. */
   readonly finalNorm: Tensor<"f32">;
   /** [V, C]; the embedding itself when tied. */
-  readonly head: Tensor<"f32">;
+  readonly head: WeightMatrix;
 };
 
 /** Reads named tensors into a backend, refusing any that has not the shape the config promises. */
@@ -69,11 +69,24 @@ export class WeightLoader {
   }
 
   /**
-   * One tensor of a known shape.
+   * A vector of gains or biases [N].
    *
    * @throws FormatError when it is missing or has another shape
    */
-  async tensor(name: string, shape: readonly number[]): Promise<Tensor<"f32">> {
+  async vector(name: string, size: number): Promise<Tensor<"f32">> {
+    return this.#backend.vector(await this.#read(name, [size]));
+  }
+
+  /**
+   * A matrix [N, K].
+   *
+   * @throws FormatError when it is missing or has another shape
+   */
+  async matrix(name: string, outputs: number, inputs: number): Promise<WeightMatrix> {
+    return this.#backend.matrix(await this.#read(name, [outputs, inputs]));
+  }
+
+  async #read(name: string, shape: readonly number[]): Promise<Tensor> {
     this.#signal?.throwIfAborted();
     const info = this.#checkpoint.info(name);
     if (info.shape.join() !== shape.join()) {
@@ -84,14 +97,14 @@ export class WeightLoader {
         "config.json and the weight file do not belong together.",
       );
     }
-    const loaded = this.#backend.weight(await this.#checkpoint.read(name));
+    const tensor = await this.#checkpoint.read(name);
     this.#onTensor(name);
-    return loaded;
+    return tensor;
   }
 
   /** The projection `name`.weight [outputs, inputs], with `name`.bias [outputs] when asked. */
   async linear(name: string, outputs: number, inputs: number, withBias = false): Promise<LinearWeights> {
-    const weight = await this.tensor(`${name}.weight`, [outputs, inputs]);
-    return withBias ? { weight, bias: await this.tensor(`${name}.bias`, [outputs]) } : { weight };
+    const weight = await this.matrix(`${name}.weight`, outputs, inputs);
+    return withBias ? { weight, bias: await this.vector(`${name}.bias`, outputs) } : { weight };
   }
 }

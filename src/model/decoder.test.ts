@@ -116,6 +116,7 @@ describe("a decoder", () => {
     [{ tokens: [] }, "forward: at least one token; got tokens=0."],
     [{ tokens: [1, 37] }, "forward: token ids must be integers from 0 to 36; got token=37, index=1."],
     [{ tokens: [0.5] }, "forward: token ids must be integers from 0 to 36; got token=0.5, index=0."],
+    [{ tokens: [1], sequenceLength: 0 }, "forward: sequenceLength must be a positive integer; got sequenceLength=0."],
     [
       { tokens: [1, 2], positions: Int32Array.of(0) },
       "forward: positions must have one entry per token; got length=1, tokens=2.",
@@ -149,6 +150,19 @@ describe("a schedule that changes with the length", () => {
       const whole = await model.forward({ tokens: TOKENS.slice(0, t + 1) });
       expectClose(step.data, whole.data, F32_COMPUTED);
     }
+  });
+
+  it.each([
+    ["longrope", longrope],
+    ["dynamic", dynamic],
+  ])("%s, in chunks of a sequence of known length, gives what a single pass gives", async (_, files) => {
+    const model = await loadModel(files);
+    const whole = await model.forward({ tokens: TOKENS });
+    const cache = model.createCache();
+    const sequenceLength = TOKENS.length;
+    await model.forward({ tokens: TOKENS.slice(0, 4), cache, sequenceLength, logits: "none" });
+    const rest = await model.forward({ tokens: TOKENS.slice(4), cache, sequenceLength });
+    expectClose(rest.data, whole.data, F32_COMPUTED);
   });
 
   it("pinned at a length, gives what a full pass with those frequencies gives", async () => {

@@ -6,7 +6,7 @@
 import type { Backend, RotationTable } from "../engine/index.ts";
 import { type Mask, sameSegment } from "../mask/index.ts";
 import { type RotaryLayer, rotaryTable, temperatureScales } from "../rope/index.ts";
-import { reshape, rows, type Tensor } from "../tensor.ts";
+import { f32, reshape, rows, type Tensor, zeros } from "../tensor.ts";
 import type { DecoderConfig, LayerConfig } from "./config.ts";
 import type { DecoderWeights, LayerWeights, LinearWeights } from "./decoder-weights.ts";
 import type { ModelCache } from "./model-cache.ts";
@@ -54,7 +54,7 @@ export class Decoder {
     logitsFrom: number,
     onLayer?: LayerListener,
   ): Promise<Tensor<"f32">> {
-    const { layers, normEps, hiddenSize, vocabSize } = this.config;
+    const { layers, normEps, vocabSize } = this.config;
     const { embedding, finalNorm, head } = this.#weights;
     const backend = this.#backend;
     const T = batch.tokens.length;
@@ -73,14 +73,18 @@ export class Decoder {
     }
 
     const wanted = T - logitsFrom;
-    const logits = backend.allocate([wanted, vocabSize]);
-    if (wanted > 0) {
-      const normed = backend.allocate([wanted, hiddenSize]);
-      backend.rmsNorm(normed, rows(x, logitsFrom, T), finalNorm, normEps);
-      backend.linear(logits, normed, head);
+    if (wanted === 0) {
+      await backend.flush();
+      return zeros("f32", [0, vocabSize]);
     }
+    const logits = backend.allocate([wanted, vocabSize]);
+    const normed = rows(scratch.normed, 0, wanted);
+    backend.rmsNorm(normed, rows(x, logitsFrom, T), finalNorm, normEps);
+    backend.linear(logits, normed, head);
     await backend.flush();
-    return logits;
+    const own = f32(logits.shape, logits.data);
+    backend.release(logits);
+    return own;
   }
 
   /** residual += attention(norm(residual)). */
@@ -166,7 +170,9 @@ export class Decoder {
   }
 
   #scratchFor(T: number): Scratch {
-    if (this.#scratch?.residual.shape[0] !== T) this.#scratch = new Scratch(this.#backend, T, this.config.hiddenSize);
+    if (this.#scratch?.residual.shape[0] === T) return this.#scratch;
+    this.#scratch?.release();
+    this.#scratch = new Scratch(this.#backend, T, this.config.hiddenSize);
     return this.#scratch;
   }
 }
@@ -182,6 +188,10 @@ class Scratch {
     this.#backend = backend;
     this.residual = backend.allocate([T, hiddenSize]);
     this.normed = backend.allocate([T, hiddenSize]);
+  }
+
+  release(): void {
+    for (const t of [this.residual, this.normed, ...this.#named.values()]) this.#backend.release(t);
   }
 
   take(name: string, shape: readonly number[]): Tensor<"f32"> {

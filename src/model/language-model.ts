@@ -21,6 +21,11 @@ export type ForwardInput = {
   positions?: Int32Array;
   /** i32 [T] segments of packed sequences; −1 is padding. Default: all 0. */
   segments?: Int32Array;
+  /**
+   * Tokens of the whole sequence when this call brings a part of it: schedules that depend on the length (dynamic NTK,
+   * LongRoPE) are resolved for it, as they would be in a single pass. Default: up to the largest position so far.
+   */
+  sequenceLength?: number;
   /** Earlier keys and values, appended to; without it the tokens stand alone. */
   cache?: ModelCache;
   /** Which logits to compute; default the last token's. */
@@ -46,7 +51,9 @@ export class DecoderModel {
   readonly generation: GenerationConfig;
   readonly backend: Backend;
   readonly #decoder: Decoder;
-  /** The layers whose frequencies change with length, each different one once;. */
+  /** Resolves when the last call has ended. */
+  #busy: Promise<unknown> = Promise.resolve();
+  /** The layers whose frequencies change with length, each different one once. */
   readonly #changing: readonly RotaryLayer[];
 
   constructor({ config, weights, backend, tokenizer, generation }: DecoderModelParts) {
@@ -89,10 +96,17 @@ export class DecoderModel {
    * @throws ShapeError when the inputs' lengths differ, there is no token, or an id is outside the vocabulary
    * @throws ConfigError when the rotary frequencies change under a filled cache that was given no choice
    */
-  async forward(input: ForwardInput): Promise<Tensor<"f32">> {
+  forward(input: ForwardInput): Promise<Tensor<"f32">> {
+    // One at a time: the activations of a step are shared by all.
+    const result = this.#busy.then(() => this.#forward(input));
+    this.#busy = result.catch(() => {});
+    return result;
+  }
+
+  async #forward(input: ForwardInput): Promise<Tensor<"f32">> {
     const cache = input.cache ?? this.createCache();
     const added = this.#readBatch(input, cache.nextPosition);
-    const { batch, scheduleLength } = this.#keepFrequencies(added, cache);
+    const { batch, scheduleLength } = this.#keepFrequencies(added, cache, input.sequenceLength);
     const T = batch.tokens.length;
     const wanted = { last: 1, all: added.tokens.length, none: 0 }[input.logits ?? "last"];
     const logits = await this.#decoder.run(batch, cache, scheduleLength, T - wanted, input.onLayer);
@@ -101,9 +115,12 @@ export class DecoderModel {
     return logits;
   }
 
-  #readBatch({ tokens, positions, segments }: ForwardInput, next: number): TokenBatch {
+  #readBatch({ tokens, positions, segments, sequenceLength = 1 }: ForwardInput, next: number): TokenBatch {
     const T = tokens.length;
     if (T === 0) throw new ShapeError("forward", "at least one token", { tokens: 0 });
+    if (!(Number.isSafeInteger(sequenceLength) && sequenceLength > 0)) {
+      throw new ShapeError("forward", "sequenceLength must be a positive integer", { sequenceLength });
+    }
     for (let t = 0; t < T; t++) {
       if (!(Number.isInteger(tokens[t]) && tokens[t] >= 0 && tokens[t] < this.vocabSize)) {
         throw new ShapeError("forward", `token ids must be integers from 0 to ${this.vocabSize - 1}`, {
@@ -128,8 +145,12 @@ export class DecoderModel {
    * Settles which length the schedules are resolved for, and carries out the cache's choice where that changes the
    * frequencies its keys were rotated with.
    */
-  #keepFrequencies(added: TokenBatch, cache: ModelCache): { batch: TokenBatch; scheduleLength: number } {
-    const newLength = Math.max(1, cache.nextPosition, lengthOf(added.positions));
+  #keepFrequencies(
+    added: TokenBatch,
+    cache: ModelCache,
+    sequenceLength = 1,
+  ): { batch: TokenBatch; scheduleLength: number } {
+    const newLength = Math.max(sequenceLength, cache.nextPosition, lengthOf(added.positions));
     if (cache.length() === 0) {
       return { batch: added, scheduleLength: cache.pinnedLength ?? newLength };
     }
@@ -153,6 +174,7 @@ export class DecoderModel {
       const view = cache.view(index);
       rerotateFrequencies(view.keys.data, rotary, view.positions, { fromLength, toLength, heads: kvHeads, headDim });
     }
+    cache.scheduleLength = toLength;
   }
 }
 

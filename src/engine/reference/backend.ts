@@ -7,7 +7,7 @@ import { referenceAttention } from "../../attention/index.ts";
 import { ShapeError } from "../../errors.ts";
 import { rotateInto } from "../../rope/index.ts";
 import { reshape, type Tensor, tensor, toF32, zeros } from "../../tensor.ts";
-import type { Activation, AttendCall, Backend, RotationTable } from "../backend.ts";
+import type { Activation, AttendCall, Backend, RotationTable, WeightMatrix } from "../backend.ts";
 
 /** The oracle as a backend. */
 export function createReferenceBackend(): Backend {
@@ -21,11 +21,17 @@ class ReferenceBackend implements Backend {
     return zeros("f32", shape);
   }
 
-  weight(source: Tensor): Tensor<"f32"> {
+  release(): void {}
+
+  matrix(source: Tensor): WeightMatrix {
+    return this.vector(source);
+  }
+
+  vector(source: Tensor): Tensor<"f32"> {
     return tensor("f32", source.shape, toF32(source));
   }
 
-  embed(out: Tensor<"f32">, table: Tensor<"f32">, tokens: Int32Array): void {
+  embed(out: Tensor<"f32">, table: WeightMatrix, tokens: Int32Array): void {
     const [vocabulary, width] = table.shape;
     tokens.forEach((token, t) => {
       if (token < 0 || token >= vocabulary) {
@@ -45,7 +51,7 @@ class ReferenceBackend implements Backend {
     }
   }
 
-  linear(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, bias?: Tensor<"f32">): void {
+  linear(out: Tensor<"f32">, x: Tensor<"f32">, weight: WeightMatrix, bias?: Tensor<"f32">): void {
     const [outputs, inputs] = weight.shape;
     const a = x.data;
     const w = weight.data;
@@ -99,6 +105,8 @@ class ReferenceBackend implements Backend {
   }
 
   async flush(): Promise<void> {}
+
+  dispose(): void {}
 }
 
 const ACTIVATIONS: Record<Activation, (x: number) => number> = {

@@ -32,6 +32,8 @@ export class WasmMemory {
   readonly #maximumPages: number;
   readonly #free: Block[] = [];
   readonly #taken = new Map<number, number>();
+  /** Growth gives a shared memory a new buffer object; arrays on the old ones still lie in it. */
+  readonly #buffers = new WeakSet<ArrayBufferLike>();
   /** End of what was ever handed out. */
   #top = FIRST_ADDRESS;
   #usedBytes = 0;
@@ -83,7 +85,7 @@ export class WasmMemory {
   }
 
   /** Gives a block back. Giving back what is not taken does nothing. */
-  release({ address }: Block): void {
+  release({ address }: Pick<Block, "address">): void {
     const bytes = this.#taken.get(address);
     if (bytes === undefined) return;
     this.#taken.delete(address);
@@ -102,7 +104,14 @@ export class WasmMemory {
 
   /** A typed array over memory; it stays valid when the memory grows. */
   view<T extends DType>(dtype: T, address: number, length: number): DTypeArrays[T] {
-    return viewBytes(dtype, this.memory.buffer, address, length);
+    const { buffer } = this.memory;
+    this.#buffers.add(buffer);
+    return viewBytes(dtype, buffer, address, length);
+  }
+
+  /** The address of an array that lies in this memory; undefined for others. */
+  addressOf({ buffer, byteOffset }: ArrayBufferView): number | undefined {
+    return this.#buffers.has(buffer) ? byteOffset : undefined;
   }
 
   #extend(size: number): number {

@@ -121,8 +121,13 @@ export class WasmRuntime {
     return block.address;
   }
 
+  /** Gives a block back when the present program has run. */
+  releaseLater(address: number): void {
+    this.#inputs.push({ address, bytes: 0 });
+  }
+
   /** Copies numbers into memory that is given back when the present program has run. */
-  placeInput(values: Uint8Array | Int32Array | Float32Array): number {
+  placeInput(values: ArrayBufferView): number {
     const address = this.takeInput(values.byteLength);
     this.memory
       .view("u8", address, values.byteLength)
@@ -138,7 +143,10 @@ export class WasmRuntime {
   async flush(): Promise<void> {
     if (this.#failure) throw this.#failure;
     const { calls, words } = this.#program;
-    if (calls === 0) return;
+    if (calls === 0) {
+      // Blocks given back meanwhile may still be used by programs that run; the next one takes them along.
+      return;
+    }
     const address = this.takeInput(calls * RECORD_WORDS * 4);
     this.memory.view("i32", address, words.length).set(words);
     const inputs = this.#inputs;

@@ -14,7 +14,7 @@ import type { Family } from "./family.ts";
 /** The Llama family. */
 export const llama: Family = { modelTypes: ["llama"], readConfig, loadWeights };
 
-const MAX_LAYERS = 4096;
+const MAX_LAYERS = 1024;
 const MAX_WIDTH = 2 ** 20;
 
 function readConfig(reader: ConfigReader, json: unknown): DecoderConfig {
@@ -47,24 +47,24 @@ async function loadWeights(loader: WeightLoader, config: DecoderConfig, reader: 
   const attentionBias = reader.boolean("attention_bias", false);
   const mlpBias = reader.boolean("mlp_bias", false);
 
-  const embedding = await loader.tensor("model.embed_tokens.weight", [V, C]);
+  const embedding = await loader.matrix("model.embed_tokens.weight", V, C);
   const layers: LayerWeights[] = [];
   for (const [i, { heads, kvHeads, headDim, intermediateSize: F }] of config.layers.entries()) {
     const at = `model.layers.${i}`;
     const [queryDim, kvDim] = [heads * headDim, kvHeads * headDim];
     layers.push({
-      attentionNorm: await loader.tensor(`${at}.input_layernorm.weight`, [C]),
+      attentionNorm: await loader.vector(`${at}.input_layernorm.weight`, C),
       query: await loader.linear(`${at}.self_attn.q_proj`, queryDim, C, attentionBias),
       key: await loader.linear(`${at}.self_attn.k_proj`, kvDim, C, attentionBias),
       value: await loader.linear(`${at}.self_attn.v_proj`, kvDim, C, attentionBias),
       output: await loader.linear(`${at}.self_attn.o_proj`, C, queryDim, attentionBias),
-      feedForwardNorm: await loader.tensor(`${at}.post_attention_layernorm.weight`, [C]),
+      feedForwardNorm: await loader.vector(`${at}.post_attention_layernorm.weight`, C),
       gate: await loader.linear(`${at}.mlp.gate_proj`, F, C, mlpBias),
       up: await loader.linear(`${at}.mlp.up_proj`, F, C, mlpBias),
       down: await loader.linear(`${at}.mlp.down_proj`, C, F, mlpBias),
     });
   }
-  const finalNorm = await loader.tensor("model.norm.weight", [C]);
-  const head = config.tiedEmbeddings ? embedding : await loader.tensor("lm_head.weight", [V, C]);
+  const finalNorm = await loader.vector("model.norm.weight", C);
+  const head = config.tiedEmbeddings ? embedding : await loader.matrix("lm_head.weight", V, C);
   return { embedding, layers, finalNorm, head };
 }

@@ -77,7 +77,7 @@ const i32Binary = (name: string): Binary<I32, "i32"> => binary(`i32.${name}`);
 const f32Binary = (name: string): Binary<F32, "f32"> => binary(`f32.${name}`);
 const vector = (name: string): Binary<V128, "v128"> => binary(name);
 
-/** 32-bit integers, and comparisons as 0 or 1. */
+/** 32-bit integers, and comparisons as 0 or 1. Sums and products of constants are constants. */
 export const i32 = {
   const: (value: number): Expression<"i32"> => apply("i32.const", [], [value]),
   load: load<"i32">("i32.load"),
@@ -85,9 +85,15 @@ export const i32 = {
   load8s: load<"i32">("i32.load8_s"),
   load16s: load<"i32">("i32.load16_s"),
   load16u: load<"i32">("i32.load16_u"),
-  add: i32Binary("add"),
+  add: (a: I32, b: I32): Expression<"i32"> => {
+    if (typeof a === "number" && typeof b === "number") return i32.const(a + b);
+    return b === 0 && typeof a !== "number" ? a : apply("i32.add", [a, b]);
+  },
   sub: i32Binary("sub"),
-  mul: i32Binary("mul"),
+  mul: (a: I32, b: I32): Expression<"i32"> => {
+    if (typeof a === "number" && typeof b === "number") return i32.const(Math.imul(a, b));
+    return apply("i32.mul", [a, b]);
+  },
   divS: i32Binary("div_s"),
   divU: i32Binary("div_u"),
   remU: i32Binary("rem_u"),

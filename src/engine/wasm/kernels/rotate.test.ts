@@ -80,6 +80,21 @@ describe.each(MODES)("rotate, %o", ({ relaxed }) => {
     }
     expectClose(kernel.f32(outAt, want.length), want, BUDGET);
   });
+
+  test.each(slices)("$rotaryDim of $headDim dims from $rotaryOffset on, $pairing, of [H, T, D]", (slice) => {
+    const { headDim } = slice;
+    const x = randomNumbers(heads * tokens * headDim, 1);
+    const tables = [2, 3].map((seed) => randomNumbers((tokens * slice.rotaryDim) / 2, seed));
+    const layout = { tokenStride: 4 * headDim, headStride: 4 * headDim * tokens };
+    const kernel = new KernelUnderTest((module) => emitRotate(module, { ...slice, heads, relaxed, x: layout }));
+    const at = kernel.put(x);
+    kernel.call("rotate", at, at, kernel.put(tables[0]), kernel.put(tables[1]), range[0], range[1]);
+    const size = tokens * headDim;
+    const want = Array.from({ length: heads }, (_, h) => [
+      ...wanted(x.subarray(h * size, (h + 1) * size), tables, 1, slice, range),
+    ]);
+    expectClose(kernel.f32(at, x.length), want.flat(), BUDGET);
+  });
 });
 
 test("the listing of one head is one loop", () => {

@@ -58,19 +58,20 @@ export function emitRotate(module: ModuleBuilder, spec: RotateSpec): FunctionHan
       f.set(xAt, place(x, input, dim));
       f.set(outAt, place(out, output, dim));
     };
-    f.for(token, from, to, 1, () => {
-      f.for(head, 0, heads, 1, () => {
-        if (spec.out) {
-          start(0);
-          copyDims(rotaryOffset);
-          start(rotaryOffset + rotaryDim);
-          copyDims(headDim - rotaryOffset - rotaryDim);
-        }
-        start(rotaryOffset);
-        const row = i32.mul(token, 2 * rotaryDim);
-        rotateHead(i32.add(cos, row), i32.add(sin, row));
-      });
-    });
+    const one = (): void => {
+      if (spec.out) {
+        start(0);
+        copyDims(rotaryOffset);
+        start(rotaryOffset + rotaryDim);
+        copyDims(headDim - rotaryOffset - rotaryDim);
+      }
+      start(rotaryOffset);
+      const row = i32.mul(token, 2 * rotaryDim);
+      rotateHead(i32.add(cos, row), i32.add(sin, row));
+    };
+    // In the order in which x lies in memory.
+    if (input.headStride > input.tokenStride) f.for(head, 0, heads, 1, () => f.for(token, from, to, 1, one));
+    else f.for(token, from, to, 1, () => f.for(head, 0, heads, 1, one));
   });
 }
 
