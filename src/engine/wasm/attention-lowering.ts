@@ -36,7 +36,7 @@ export type PlaceBytes = (bytes: Uint8Array | Int32Array) => number;
  * Writes a plan's entries, bits, items and merges.
  *
  * @param takeStates - takes memory for so many bytes of states
- * @param stateBytes - bytes of one state
+ * @param stateBytes - bytes of the states of one item
  */
 export function lowerPlan(
   plan: AttentionPlan,

@@ -4,10 +4,15 @@
 
 import type { AttentionPlan, Capabilities, KernelCapabilities } from "../../attention/index.ts";
 import { type KvStrides, type LoweredPlan, lowerPlan } from "./attention-lowering.ts";
-import { emitAttention, stateBytes } from "./kernels/attention.ts";
+import { emitAttention } from "./kernels/attention.ts";
 import { emitAttentionMerge } from "./kernels/attention-merge.ts";
-import type { AttentionSpec } from "./kernels/attention-rows.ts";
-import { TILE_KEYS, tileScratch } from "./kernels/attention-tile.ts";
+import {
+  type AttentionSpec,
+  attentionScratch,
+  blockLayout,
+  MAX_BLOCKS,
+  TILE_KEYS,
+} from "./kernels/attention-scratch.ts";
 import type { WasmRuntime } from "./runtime.ts";
 
 const KERNEL: KernelCapabilities = {
@@ -23,9 +28,14 @@ export const WASM_CAPABILITIES: Capabilities = {
   kernels: { tiled: KERNEL, decode: KERNEL, ragged: KERNEL },
 };
 
-/** Tile sizes to plan with: as many rows as the kernel for this shape takes. */
-export function wasmTile(rows: number, keyDim: number): { rows: 4 | 8; keys: number } {
-  return { rows: rows <= 4 && keyDim % 4 === 0 ? 4 : 8, keys: TILE_KEYS };
+/**
+ * Tile sizes to plan with.
+ *
+ * @param rows - queries times heads of a group
+ */
+export function wasmTile(rows: number, keyDim: number): { rows: number; keys: number } {
+  if (rows <= 4 && keyDim % 4 === 0) return { rows: 4, keys: TILE_KEYS };
+  return { rows: 8 * Math.min(MAX_BLOCKS, Math.ceil(rows / 8)), keys: TILE_KEYS };
 }
 
 /** Addresses and strides of one attention. */
@@ -48,32 +58,29 @@ export type AttentionOperands = {
   readonly scale: number;
 };
 
-/** A plan placed in memory, until the program it is used in has run. */
-export type PlacedPlan = LoweredPlan & { readonly rows: 4 | 8 };
-
-/** Puts a plan into the inputs of the runtime's present program. */
-export function placePlan(runtime: WasmRuntime, plan: AttentionPlan, operands: AttentionOperands): PlacedPlan {
+/** Puts a plan into the inputs of the runtime's present program, where it stays until that has run. */
+export function placePlan(runtime: WasmRuntime, plan: AttentionPlan, operands: AttentionOperands): LoweredPlan {
   const spec = specOf(runtime, plan, operands);
-  const lowered = lowerPlan(
+  const blocks = Math.ceil(plan.tiles.rowTile / spec.rows);
+  return lowerPlan(
     plan,
     operands.strides,
     (bytes) => runtime.placeInput(bytes),
     (bytes) => runtime.takeInput(bytes),
-    stateBytes(spec),
+    blocks * blockLayout(spec).stateBytes,
   );
-  return { ...lowered, rows: spec.rows };
 }
 
 /** Adds the calls of one attention to the runtime's present program. */
 export function issueAttention(
   runtime: WasmRuntime,
   plan: AttentionPlan,
-  placed: PlacedPlan,
+  placed: LoweredPlan,
   operands: AttentionOperands,
 ): void {
   const spec = specOf(runtime, plan, operands);
   const kernels = runtime.kernels(`attention ${JSON.stringify(spec)}`, () => ({
-    scratchBytes: tileScratch(spec).bytes,
+    scratchBytes: attentionScratch(spec).bytes,
     emit: (module) => {
       emitAttention(module, spec);
       emitAttentionMerge(module, spec);
@@ -100,6 +107,7 @@ function specOf(runtime: WasmRuntime, { dims, tiles }: AttentionPlan, operands: 
   return {
     relaxed: runtime.features.relaxed,
     rows: tiles.rowTile === 4 ? 4 : 8,
+    packed: tiles.rowTile > 8,
     keyDim: dims.D,
     valueDim: dims.Dv,
     keyStride: operands.keyStride,

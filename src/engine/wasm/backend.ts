@@ -10,14 +10,8 @@ import { CapabilityError, ConfigError, ShapeError } from "../../errors.ts";
 import { sizeOf, type Tensor, tensor, toF32 } from "../../tensor.ts";
 import type { Activation, AttendCall, Backend, RotationTable, WeightMatrix } from "../backend.ts";
 import { ModuleBuilder } from "./assembler/module.ts";
-import {
-  type AttentionOperands,
-  issueAttention,
-  type PlacedPlan,
-  placePlan,
-  WASM_CAPABILITIES,
-  wasmTile,
-} from "./attention-runner.ts";
+import type { LoweredPlan } from "./attention-lowering.ts";
+import { type AttentionOperands, issueAttention, placePlan, WASM_CAPABILITIES, wasmTile } from "./attention-runner.ts";
 import { detectFeatures, type WasmFeatures } from "./features.ts";
 import { emitAdd, emitCopy, emitGate, emitScaleRows } from "./kernels/elementwise.ts";
 import { emitEmbed } from "./kernels/embed.ts";
@@ -91,7 +85,7 @@ export class WasmBackend implements Backend {
   readonly runtime: WasmRuntime;
   /** Where arrays from elsewhere have been copied for the present program. */
   readonly #placed = new Map<ArrayBufferView, number>();
-  readonly #plans: { call: AttendCall; plan: AttentionPlan; placed: PlacedPlan }[] = [];
+  readonly #plans: { call: AttendCall; plan: AttentionPlan; placed: LoweredPlan }[] = [];
 
   constructor(runtime: WasmRuntime) {
     this.runtime = runtime;
@@ -274,7 +268,7 @@ export class WasmBackend implements Backend {
   }
 
   /** Layers with the same mask, heads and positions share one plan. */
-  #planFor(call: AttendCall, operands: AttentionOperands): { plan: AttentionPlan; placed: PlacedPlan } {
+  #planFor(call: AttendCall, operands: AttentionOperands): { plan: AttentionPlan; placed: LoweredPlan } {
     const found = this.#plans.find((one) => samePlan(one.call, call));
     if (found) return found;
     const { q, kv, mask, queryPositions, querySegments, sinks, softcap } = call;

@@ -175,6 +175,7 @@ export const i32x4 = {
   geS: vector("i32x4.ge_s"),
   ltS: vector("i32x4.lt_s"),
   leS: vector("i32x4.le_s"),
+  minS: vector("i32x4.min_s"),
   abs: unary<V128, "v128">("i32x4.abs"),
   shl: (a: V128, bits: I32): V128 => apply("i32x4.shl", [a, bits]),
   shrS: (a: V128, bits: I32): V128 => apply("i32x4.shr_s", [a, bits]),
@@ -185,6 +186,7 @@ export const i32x4 = {
   extendLowI16U: unary<V128, "v128">("i32x4.extend_low_i16x8_u"),
   extendHighI16U: unary<V128, "v128">("i32x4.extend_high_i16x8_u"),
   lane: (a: V128, lane: number): Expression<"i32"> => apply("i32x4.extract_lane", [a], [lane]),
+  replaceLane: (a: V128, lane: number, value: I32): V128 => apply("i32x4.replace_lane", [a, value], [lane]),
   /** The same constant in all four lanes. */
   const: (value: number): V128 => v128.words(value, value, value, value),
 } as const;
@@ -235,8 +237,20 @@ export const f64x2 = {
   mul: vector("f64x2.mul"),
   div: vector("f64x2.div"),
   nearest: unary<V128, "v128">("f64x2.nearest"),
+  /** Two i32, then zeros. */
+  truncSatI32: unary<V128, "v128">("i32x4.trunc_sat_f64x2_s_zero"),
   /** The first two f32 lanes as f64. */
   promoteLowF32: unary<V128, "v128">("f64x2.promote_low_f32x4"),
+} as const;
+
+/** Numbers made narrower; those that do not fit become the nearest that does. */
+export const narrow = {
+  /** Eight i16 from two times four i32. */
+  i32ToI16: vector("i16x8.narrow_i32x4_s"),
+  /** Eight unsigned 16-bit numbers from two times four i32. */
+  i32ToU16: vector("i16x8.narrow_i32x4_u"),
+  /** Sixteen i8 from two times eight i16. */
+  i16ToI8: vector("i8x16.narrow_i16x8_s"),
 } as const;
 
 /** Bytes picked from a (0–15) and b (16–31). */

@@ -8,15 +8,15 @@ import { f32x4, i32, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import type { ModuleBuilder } from "../assembler/module.ts";
 import {
-  type AttentionSpec,
   createRowWork,
   emitCopy,
   emitWriteRows,
+  forEachState,
   ITEM_WORDS,
   itemWord,
   type RowLocals,
 } from "./attention-rows.ts";
-import { tileScratch } from "./attention-tile.ts";
+import { type AttentionSpec, blockLayout } from "./attention-scratch.ts";
 import { emitExp, fma } from "./vector-math.ts";
 
 /**
@@ -47,13 +47,14 @@ export function emitAttentionMerge(module: ModuleBuilder, spec: AttentionSpec): 
       () => {
         f.set(item, itemAddress(i32.load(merge)));
         f.set(itemsEnd, itemAddress(i32.load(merge, 4)));
-        emitLoadState(f, spec, at);
+        f.set(state, itemWord(at, "state"));
+        emitLoadStates(f, spec, at, state);
         f.set(item, i32.add(item, ITEM_WORDS * 4));
         f.while(
           () => i32.ltS(item, itemsEnd),
           () => {
             f.set(state, itemWord(at, "state"));
-            emitFoldState(f, spec, at, state);
+            forEachState(f, spec, at, state, () => emitFoldState(f, spec, at, state));
             f.set(item, i32.add(item, ITEM_WORDS * 4));
           },
         );
@@ -65,50 +66,48 @@ export function emitAttentionMerge(module: ModuleBuilder, spec: AttentionSpec): 
   });
 }
 
-/** Copies the state of the present item into scratch. */
-function emitLoadState(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals): void {
-  const layout = tileScratch(spec);
-  const rowBytes = spec.rows * 4;
-  const copy = (source: number, bytes: number, target: number): void => {
-    f.set(at.from, i32.add(itemWord(at, "state"), source));
-    f.set(at.end, i32.add(at.from, bytes));
-    f.set(at.into, i32.add(at.scratch, target));
+/** Copies the states of the present item's blocks into scratch. */
+function emitLoadStates(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals, state: Local<"i32">): void {
+  const layout = blockLayout(spec);
+  forEachState(f, spec, at, state, () => {
+    f.set(at.from, state);
+    f.set(at.end, i32.add(state, layout.stateBytes));
+    f.set(at.into, i32.add(at.block, layout.max));
     emitCopy(f, at);
-  };
-  copy(0, rowBytes, layout.max);
-  copy(rowBytes, rowBytes, layout.sum);
-  copy(2 * rowBytes, spec.rows * layout.outputPitch, layout.output);
+  });
 }
 
-/** Joins a stored state to the one in scratch. */
+/** Joins a stored state to the one of the present block. */
 function emitFoldState(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals, state: Local<"i32">): void {
-  const layout = tileScratch(spec);
-  const rowBytes = spec.rows * 4;
+  const layout = blockLayout(spec);
   const work = [at.work0, at.work1] as const;
-  // Factors of the two sides: ours in `factor`, theirs in the scores, which nobody needs now.
-  for (let half = 0; half < rowBytes; half += 16) {
-    const [ours, theirs] = [v128.load(at.scratch, layout.max + half), v128.load(state, half)];
+  /** Where a part of the state is stored. */
+  const stored = (offset: number): number => offset - layout.max;
+  // Factors of the two sides: ours in `factor`, theirs in the queries, which nobody needs any more.
+  for (let half = 0; half < spec.rows * 4; half += 16) {
+    const [ours, theirs] = [v128.load(at.block, layout.max + half), v128.load(state, half)];
     f.set(at.vector, f32x4.pmax(ours, theirs));
     emitExp(f, spec, at.own, f32x4.sub(ours, at.vector), work);
     emitExp(f, spec, at.other, f32x4.sub(theirs, at.vector), work);
-    f.storeVector(at.scratch, at.vector, layout.max + half);
-    f.storeVector(at.scratch, at.own, layout.factor + half);
-    f.storeVector(at.scratch, at.other, layout.scores + half);
-    const sum = f32x4.mul(v128.load(at.scratch, layout.sum + half), at.own);
-    f.storeVector(at.scratch, fma(spec, v128.load(state, rowBytes + half), at.other, sum), layout.sum + half);
+    f.storeVector(at.block, at.vector, layout.max + half);
+    f.storeVector(at.block, at.own, layout.factor + half);
+    f.storeVector(at.block, at.other, layout.queries + half);
+    const sum = f32x4.mul(v128.load(at.block, layout.sum + half), at.own);
+    const theirSum = v128.load(state, stored(layout.sum) + half);
+    f.storeVector(at.block, fma(spec, theirSum, at.other, sum), layout.sum + half);
   }
-  const { outputPitch } = layout;
-  f.for(at.row, 0, spec.rows, 1, () => {
-    f.set(at.from, i32.add(at.scratch, i32.shl(at.row, 2)));
+  f.for(at.lane, 0, spec.rows, 1, () => {
+    f.set(at.from, i32.add(at.block, i32.shl(at.lane, 2)));
     f.set(at.own, v128.load32Splat(at.from, layout.factor));
-    f.set(at.other, v128.load32Splat(at.from, layout.scores));
-    f.set(at.into, i32.add(at.scratch, i32.mul(at.row, outputPitch)));
-    f.set(at.from, i32.add(state, i32.mul(at.row, outputPitch)));
-    f.set(at.end, i32.add(at.from, outputPitch));
+    f.set(at.other, v128.load32Splat(at.from, layout.queries));
+    f.set(at.into, i32.add(at.block, i32.mul(at.lane, layout.outputPitch)));
+    f.set(at.from, i32.add(state, i32.mul(at.lane, layout.outputPitch)));
+    f.set(at.end, i32.add(at.from, layout.outputPitch));
     f.doWhile(
       () => {
         const ours = f32x4.mul(v128.load(at.into, layout.output), at.own);
-        f.storeVector(at.into, fma(spec, v128.load(at.from, 2 * rowBytes), at.other, ours), layout.output);
+        const theirs = v128.load(at.from, stored(layout.output));
+        f.storeVector(at.into, fma(spec, theirs, at.other, ours), layout.output);
         f.set(at.from, i32.add(at.from, 16));
         f.set(at.into, i32.add(at.into, 16));
       },

@@ -4,16 +4,8 @@
 
 import { f32, f32x4, i32, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { type AttentionTileSpec, tileScratch } from "./attention-tile.ts";
+import { type AttentionSpec, attentionScratch, blockLayout } from "./attention-scratch.ts";
 import { emitExp } from "./vector-math.ts";
-
-/** What the generated code is specialised for. */
-export type AttentionSpec = AttentionTileSpec & {
-  /** H. */
-  readonly heads: number;
-  /** G, query heads per key-value head. */
-  readonly group: number;
-};
 
 /**
  * One work item, i32 words: the rows of a tile and the keys they look at. Packed row r is query r div G of the batch
@@ -35,7 +27,7 @@ export const ITEM = {
   /** Address of the first entry of the tile list, and of what follows the last. */
   entries: 6,
   entriesEnd: 7,
-  /** Address where the state goes (see `stateBytes`) when other items have the rest of the keys; 0: write the output. */
+  /** Address where the blocks' states go, one after the other, when other items have the rest of the keys; 0: write the output. */
   state: 8,
 } as const;
 
@@ -45,7 +37,7 @@ export const ITEM_WORDS = 9;
 /** Locals for going through the rows of an item. */
 export type RowLocals = Record<"item" | "out" | "stats" | "sinks" | "scratch", Local<"i32">> & RowWork;
 
-type RowWork = Record<"row" | "rowIndex" | "from" | "into" | "end", Local<"i32">> &
+type RowWork = Record<"row" | "rowIndex" | "block" | "lane" | "from" | "into" | "end", Local<"i32">> &
   Record<"max" | "sum" | "sink" | "top" | "factor", Local<"f32">> &
   Record<"vector" | "own" | "other" | "work0" | "work1", Local<"v128">>;
 
@@ -54,7 +46,7 @@ export function createRowWork(f: FunctionBuilder): RowWork {
   const names = <N extends string, T extends "i32" | "f32" | "v128">(type: T, ...list: N[]): Record<N, Local<T>> =>
     Object.fromEntries(list.map((name) => [name, f.local(name, type)])) as Record<N, Local<T>>;
   return {
-    ...names("i32", "row", "rowIndex", "from", "into", "end"),
+    ...names("i32", "row", "rowIndex", "block", "lane", "from", "into", "end"),
     ...names("f32", "max", "sum", "sink", "top", "factor"),
     ...names("v128", "vector", "own", "other", "work0", "work1"),
   };
@@ -65,14 +57,39 @@ export function itemWord({ item }: Pick<RowLocals, "item">, name: keyof typeof I
   return i32.load(item, ITEM[name] * 4);
 }
 
-/** Runs `body` for each row of the item, with `rowIndex` = query · H + head. */
+/**
+ * Runs `body` for each row of the item, with `rowIndex` = query · H + head, `block` the address of the row's block in
+ * scratch, and `lane` its place there.
+ */
 export function forEachRow(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals, body: () => void): void {
+  const scratch = attentionScratch(spec);
   f.for(at.row, 0, itemWord(at, "rowCount"), 1, () => {
     const packed = i32.add(itemWord(at, "rowStart"), at.row);
     const query = i32.add(itemWord(at, "queryBase"), i32.divU(packed, spec.group));
     const head = i32.add(itemWord(at, "headBase"), i32.remU(packed, spec.group));
     f.set(at.rowIndex, i32.add(i32.mul(query, spec.heads), head));
+    const blockIndex = i32.divU(at.row, spec.rows);
+    f.set(at.block, i32.add(at.scratch, i32.add(scratch.blocks, i32.mul(blockIndex, scratch.blockBytes))));
+    f.set(at.lane, i32.remU(at.row, spec.rows));
     body();
+  });
+}
+
+/** Runs `body` for each block of the item, with `block` its address and `state` that of its stored state. */
+export function forEachState(
+  f: FunctionBuilder,
+  spec: AttentionSpec,
+  at: RowLocals,
+  state: Local<"i32">,
+  body: () => void,
+): void {
+  const scratch = attentionScratch(spec);
+  const { stateBytes } = blockLayout(spec);
+  f.set(at.block, i32.add(at.scratch, scratch.blocks));
+  f.for(at.row, 0, itemWord(at, "rowCount"), spec.rows, () => {
+    body();
+    f.set(at.block, i32.add(at.block, scratch.blockBytes));
+    f.set(state, i32.add(state, stateBytes));
   });
 }
 
@@ -90,10 +107,10 @@ export function emitCopy(f: FunctionBuilder, { from, into, end }: Pick<RowWork, 
 
 /** Divides the state in scratch by its sums, sinks included, and writes the item's rows of `out` and `stats`. */
 export function emitWriteRows(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals): void {
-  const layout = tileScratch(spec);
+  const layout = blockLayout(spec);
   const outBytes = spec.valueDim * 4;
   forEachRow(f, spec, at, () => {
-    f.set(at.from, i32.add(at.scratch, i32.shl(at.row, 2)));
+    f.set(at.from, i32.add(at.block, i32.shl(at.lane, 2)));
     f.set(at.max, f32.load(at.from, layout.max));
     f.set(at.sum, f32.load(at.from, layout.sum));
     f.if(at.stats, () => {
@@ -102,7 +119,7 @@ export function emitWriteRows(f: FunctionBuilder, spec: AttentionSpec, at: RowLo
       f.store("f32.store", at.into, at.sum, 4);
     });
     emitRowFactor(f, spec, at);
-    f.set(at.from, i32.add(at.scratch, i32.add(layout.output, i32.mul(at.row, layout.outputPitch))));
+    f.set(at.from, i32.add(at.block, i32.add(layout.output, i32.mul(at.lane, layout.outputPitch))));
     f.set(at.into, i32.add(at.out, i32.mul(at.rowIndex, outBytes)));
     f.set(at.end, i32.add(at.into, outBytes - (outBytes % 16)));
     f.while(

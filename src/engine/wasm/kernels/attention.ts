@@ -6,21 +6,17 @@ import { f32, f32x4, i32 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import type { ModuleBuilder } from "../assembler/module.ts";
 import {
-  type AttentionSpec,
   createRowWork,
   emitCopy,
   emitWriteRows,
   forEachRow,
+  forEachState,
   ITEM_WORDS,
   itemWord,
   type RowLocals,
 } from "./attention-rows.ts";
-import { type AttentionTileSpec, emitAttendTiles, LOWEST_SCORE, tileScratch } from "./attention-tile.ts";
-
-/** Bytes of a stored state: f32 max [rows], sum [rows], output [rows][pitch]. */
-export function stateBytes(spec: AttentionTileSpec): number {
-  return spec.rows * (8 + tileScratch(spec).outputPitch);
-}
+import { type AttentionSpec, attentionScratch, blockLayout } from "./attention-scratch.ts";
+import { emitAttendTiles, LOWEST_SCORE } from "./attention-tile.ts";
 
 /**
  * Adds `attend(from, to, items, q, keys, values, out, stats, sinks, scale, scratch)`: the items from … to − 1 of a list.
@@ -50,19 +46,22 @@ export function emitAttention(module: ModuleBuilder, spec: AttentionSpec): void 
       entriesEnd: f.local("entriesEnd", "i32"),
       keys: f.local("headKeys", "i32"),
       values: f.local("headValues", "i32"),
+      rowCount: f.local("rowCount", "i32"),
     };
+    const state = f.local("state", "i32");
     f.set(to, i32.add(items, i32.mul(to, ITEM_WORDS * 4)));
     f.while(
       () => i32.ltS(item, to),
       () => {
         emitFetchQueries(f, spec, at, q, scale);
-        for (const name of ["entries", "entriesEnd"] as const) f.set(tiles[name], itemWord(at, name));
+        for (const name of ["entries", "entriesEnd", "rowCount"] as const) f.set(tiles[name], itemWord(at, name));
         f.set(tiles.keys, i32.add(keys, itemWord(at, "keys")));
         f.set(tiles.values, i32.add(values, itemWord(at, "values")));
         emitAttendTiles(f, spec, { ...tiles, scratch });
+        f.set(state, itemWord(at, "state"));
         f.if(
-          itemWord(at, "state"),
-          () => emitStoreState(f, spec, at),
+          state,
+          () => emitStoreStates(f, spec, at, state),
           () => emitWriteRows(f, spec, at),
         );
         f.set(item, i32.add(item, ITEM_WORDS * 4));
@@ -79,21 +78,25 @@ function emitFetchQueries(
   q: Local<"i32">,
   scale: Local<"f32">,
 ): void {
-  const layout = tileScratch(spec);
+  const scratch = attentionScratch(spec);
+  const layout = blockLayout(spec);
   const queryBytes = spec.keyDim * 4;
   const acrossRows = spec.rows === 8;
   const fill = (from: number, to: number, value: number): void => {
     f.set(at.vector, f32x4.const(value));
-    f.for(at.into, i32.add(at.scratch, from), i32.add(at.scratch, to), 16, () => f.storeVector(at.into, at.vector));
+    f.for(at.into, i32.add(at.block, from), i32.add(at.block, to), 16, () => f.storeVector(at.into, at.vector));
   };
-  fill(layout.queries, layout.scores, 0);
-  fill(layout.output, layout.max, 0);
-  fill(layout.max, layout.sum, LOWEST_SCORE);
-  fill(layout.sum, layout.factor, 0);
+  f.set(at.block, i32.add(at.scratch, scratch.blocks));
+  f.for(at.row, 0, itemWord(at, "rowCount"), spec.rows, () => {
+    fill(layout.queries, layout.max, 0);
+    fill(layout.max, layout.sum, LOWEST_SCORE);
+    fill(layout.sum, layout.bytes, 0);
+    f.set(at.block, i32.add(at.block, scratch.blockBytes));
+  });
   forEachRow(f, spec, at, () => {
     f.set(at.from, i32.add(q, i32.mul(at.rowIndex, queryBytes)));
     f.set(at.end, i32.add(at.from, queryBytes));
-    f.set(at.into, i32.add(at.scratch, i32.mul(at.row, acrossRows ? 4 : queryBytes)));
+    f.set(at.into, i32.add(at.block, i32.mul(at.lane, acrossRows ? 4 : queryBytes)));
     f.doWhile(
       () => {
         f.store("f32.store", at.into, f32.mul(f32.load(at.from), scale), layout.queries);
@@ -105,17 +108,13 @@ function emitFetchQueries(
   });
 }
 
-/** Copies the state to where the merge finds it. */
-function emitStoreState(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals): void {
-  const layout = tileScratch(spec);
-  const rowBytes = spec.rows * 4;
-  const copy = (source: number, bytes: number, target: number): void => {
-    f.set(at.from, i32.add(at.scratch, source));
-    f.set(at.end, i32.add(at.scratch, source + bytes));
-    f.set(at.into, i32.add(itemWord(at, "state"), target));
+/** Copies the states of the item's blocks to where the merge finds them. */
+function emitStoreStates(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals, state: Local<"i32">): void {
+  const layout = blockLayout(spec);
+  forEachState(f, spec, at, state, () => {
+    f.set(at.from, i32.add(at.block, layout.max));
+    f.set(at.end, i32.add(at.from, layout.stateBytes));
+    f.set(at.into, state);
     emitCopy(f, at);
-  };
-  copy(layout.max, rowBytes, 0);
-  copy(layout.sum, rowBytes, rowBytes);
-  copy(layout.output, spec.rows * layout.outputPitch, 2 * rowBytes);
+  });
 }

@@ -102,34 +102,44 @@ test("no tokens write nothing", () => {
   check("f32", false, { inputs: 5, outputs: 4, tokens: 0 });
 });
 
-test("the block of two tokens by four rows reads every input and weight once", () => {
+describe("the listing", () => {
   const module = new ModuleBuilder({ minimumPages: 1, maximumPages: 1, shared: false });
-  emitLinear(module, { inputs: 8, outStride: 16, weightType: "f32", bias: false, relaxed: true });
-  const text = module.toText();
-  const block = text.slice(text.indexOf("      loop\n        input0 = v128.load") + 1);
-  expect(block.slice(0, block.indexOf("branch"))).toMatchInlineSnapshot(`
-    "linear(out: i32, x: i32, weight: i32, scales: i32, bias: i32, tokens: i32, from: i32, to: i32, scratch: i32)
-      if i32.eq(tokens, 1)
-        inputStop = i32.add(x, 0)
-        row = from
-        if i32.lt_s(row, to)
-          loop
-            weightHere = i32.add(weight, i32.mul(row, 32))
-            inputHere = x
-            rowSum0 = v128.const[0 0 0 0]()
-            rowSum1 = v128.const[0 0 0 0]()
-            rowSum2 = v128.const[0 0 0 0]()
-            rowSum3 = v128.const[0 0 0 0]()
-            if i32.lt_u(inputHere, inputStop)
-              loop
-                rowSum0 = f32x4.relaxed_madd(v128.load(weightHere), v128.load(inputHere), rowSum0)
-                rowSum1 = f32x4.relaxed_madd(v128.load(weightHere + 16), v128.load(inputHere + 16), rowSum1)
-                rowSum2 = f32x4.relaxed_madd(v128.load(weightHere + 32), v128.load(inputHere + 32), rowSum2)
-                rowSum3 = f32x4.relaxed_madd(v128.load(weightHere + 48), v128.load(inputHere + 48), rowSum3)
-                weightHere = i32.add(weightHere, 64)
-                inputHere = i32.add(inputHere, 64)
-                "
-  `);
+  emitLinear(module, { inputs: 32, outStride: 16, weightType: "f32", bias: false, relaxed: true });
+  const loops = module.toText().split(/\n\s+loop\n/);
+
+  test("of one token: 16 weights in one turn", () => {
+    const loop = loops.find((text) => text.includes("rowSum0 = f32x4.relaxed_madd"));
+    expect(loop?.split(/\n\s+branch/)[0]).toMatchInlineSnapshot(`
+      "            rowSum0 = f32x4.relaxed_madd(v128.load(weightHere), v128.load(inputHere), rowSum0)
+                  rowSum1 = f32x4.relaxed_madd(v128.load(weightHere + 16), v128.load(inputHere + 16), rowSum1)
+                  rowSum2 = f32x4.relaxed_madd(v128.load(weightHere + 32), v128.load(inputHere + 32), rowSum2)
+                  rowSum3 = f32x4.relaxed_madd(v128.load(weightHere + 48), v128.load(inputHere + 48), rowSum3)
+                  weightHere = i32.add(weightHere, 64)
+                  inputHere = i32.add(inputHere, 64)"
+    `);
+  });
+
+  test("of more tokens: two tokens by four weight rows in one turn", () => {
+    const loop = loops.find((text) => text.includes("input1 = v128.load"));
+    expect(loop?.split(/\n\s+branch/)[0]).toMatchInlineSnapshot(`
+      "                        input0 = v128.load(inputAt)
+                              input1 = v128.load(inputAt + 128)
+                              four = v128.load(weightAt)
+                              sum0 = f32x4.relaxed_madd(four, input0, sum0)
+                              sum4 = f32x4.relaxed_madd(four, input1, sum4)
+                              four = v128.load(weightAt + 128)
+                              sum1 = f32x4.relaxed_madd(four, input0, sum1)
+                              sum5 = f32x4.relaxed_madd(four, input1, sum5)
+                              four = v128.load(weightAt + 256)
+                              sum2 = f32x4.relaxed_madd(four, input0, sum2)
+                              sum6 = f32x4.relaxed_madd(four, input1, sum6)
+                              four = v128.load(weightAt + 384)
+                              sum3 = f32x4.relaxed_madd(four, input0, sum3)
+                              sum7 = f32x4.relaxed_madd(four, input1, sum7)
+                              weightAt = i32.add(weightAt, 16)
+                              inputAt = i32.add(inputAt, 16)"
+    `);
+  });
 });
 
 test("rows of blocks must be whole", () => {

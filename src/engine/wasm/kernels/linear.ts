@@ -18,6 +18,7 @@ import { type Expression, f32, f32x4, type I32, i32, type V128, v128 } from "../
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import type { FunctionHandle, ModuleBuilder } from "../assembler/module.ts";
 import { emitOneToken } from "./linear-row.ts";
+import { loadFirst } from "./row-loop.ts";
 import { emitSum, emitSumFour, type FloatingMode, fma } from "./vector-math.ts";
 import {
   createWeightReader,
@@ -229,7 +230,7 @@ function emitBlock(
       f.set(inputAt, i32.add(inputAt, 16));
     },
   );
-  if (tail > 0) f.if(i32.and(width, 3), () => accumulate((address, offset) => loadFirst(address, offset, tail)));
+  if (tail > 0) f.if(i32.and(width, 3), () => accumulate((address, offset) => loadFirst(address, tail, offset)));
 
   f.set(outAt, i32.add(out, i32.add(i32.mul(t, outStride), i32.shl(n, 2))));
   const biasAt = i32.add(bias, i32.shl(n, 2));
@@ -260,13 +261,6 @@ function emitStart(
   const first = spec.bias ? add.bias : () => {};
   if (spec.inputs <= PART) first();
   else f.if(part, add.before, first);
-}
-
-/** The first 1 to 3 floats at an address, then zeros; reads nothing behind them. */
-function loadFirst(address: Local<"i32">, offset: number, count: number): V128 {
-  if (count === 1) return v128.load32Zero(address, offset);
-  const two = v128.load64Zero(address, offset);
-  return count === 2 ? two : f32x4.replaceLane(two, 2, f32.load(address, offset + 8));
 }
 
 /** Bytes of `count` weights, a number known at run time that is a multiple of the block. */

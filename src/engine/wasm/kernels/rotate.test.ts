@@ -109,12 +109,12 @@ test("the listing of one head is one loop", () => {
           head = 0
           if i32.lt_s(head, 1)
             loop
-              xAt = i32.add(x, i32.add(i32.mul(token, 32), i32.add(i32.mul(head, 32), 0)))
-              outAt = i32.add(out, i32.add(i32.mul(token, 32), i32.add(i32.mul(head, 32), 0)))
+              xAt = i32.add(x, i32.add(i32.mul(token, 32), i32.mul(head, 32)))
+              outAt = i32.add(out, i32.add(i32.mul(token, 32), i32.mul(head, 32)))
               cosAt = i32.add(cos, i32.mul(token, 16))
               sinAt = i32.add(sin, i32.mul(token, 16))
               start = cosAt
-              end = i32.add(start, i32.mul(4, 4))
+              end = i32.add(start, 16)
               if i32.lt_u(cosAt, end)
                 loop
                   c = v128.load(cosAt)

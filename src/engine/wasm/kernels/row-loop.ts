@@ -2,7 +2,7 @@
  * Loops over consecutive elements: four at a time, then one at a time.
  */
 
-import { type I32, i32 } from "../assembler/expression.ts";
+import { type Expression, f32, f32x4, type I32, i32, type V128, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 
 /** What a loop runs over. */
@@ -43,4 +43,11 @@ export function emitRowLoop(
   if (!isKnown || count >= 4 * wide) loop(4 * wide, vectors(wide));
   if (wide > 1 && (!isKnown || count % (4 * wide) >= 4)) loop(4, vectors(1));
   if (!isKnown || count % 4 > 0) loop(1, one);
+}
+
+/** The first 1 to 3 floats at an address, then zeros; reads nothing behind them. */
+export function loadFirst(address: Expression<"i32">, count: number, offset = 0): V128 {
+  if (count === 1) return v128.load32Zero(address, offset);
+  const two = v128.load64Zero(address, offset);
+  return count === 2 ? two : f32x4.replaceLane(two, 2, f32.load(address, offset + 8));
 }
