@@ -3,7 +3,8 @@
  */
 
 import { type ChildProcess, spawn } from "node:child_process";
-import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { cp, mkdtemp, open, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -150,6 +151,17 @@ describe("phasor generate", () => {
     expect(stdout.endsWith("\n")).toBe(true);
     expect(stderr).toContain("ended by aborted");
     expect(code).toBe(130);
+  });
+
+  test.skipIf(!existsSync("/dev/full"))("a full disk is told in one line", async () => {
+    const disk = await open("/dev/full", "w");
+    const child = spawn(process.execPath, [PROGRAM, "generate", "-m", MODEL, "-n", "2"], {
+      stdio: ["ignore", disk.fd, "pipe"],
+    });
+    const { code, stderr } = await finished(child);
+    await disk.close();
+    expect(stderr).toMatch(/^phasor: ENOSPC.*\n$/);
+    expect(code).toBe(1);
   });
 
   test("a reader that goes away ends the program quietly", async () => {

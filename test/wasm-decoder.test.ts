@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { createWasmBackend, type WasmBackend } from "../src/engine/index.ts";
+import { createReferenceBackend, createWasmBackend, type WasmBackend } from "../src/engine/index.ts";
 import { type DecoderModel, loadModel } from "../src/model/index.ts";
 import { expectClose } from "./support/expect-close.ts";
 import { tinyLlama } from "./support/tiny-llama.ts";
@@ -18,7 +18,7 @@ describe.each([
   let backend: WasmBackend;
   beforeAll(async () => {
     backend = await createWasmBackend({ threads: 0, maxBytes: 2 ** 28 });
-    reference = await loadModel(files);
+    reference = await loadModel(files, { backend: createReferenceBackend() });
     wasm = await loadModel(files, { backend });
   });
 

@@ -5,6 +5,7 @@
 import { readFile } from "node:fs/promises";
 import { text as readAll } from "node:stream/consumers";
 import { type Command, Option } from "commander";
+import { createBackend, DECODER_BACKENDS, type DecoderBackendName } from "../engine/index.ts";
 import { ConfigError } from "../errors.ts";
 import { createSampler, type GenerationSummary, generate, type SamplerOptions } from "../generate/index.ts";
 import { type DecoderModel, loadModel } from "../model/index.ts";
@@ -12,6 +13,9 @@ import { interruptible } from "./interrupt.ts";
 import { collect, parseInteger, parseNumber } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
 import { formatBytes } from "./parse-bytes.ts";
+
+/** Ctrl-C is looked at between forwards, and a forward of a large model on the CPU takes a second per token. */
+const PREFILL_CHUNK = 64;
 
 const FREQUENCY_CHANGES = ["pin", "rerotate", "reprefill"] as const;
 
@@ -26,6 +30,8 @@ export type GenerateSettings = SamplerOptions & {
   readonly prefillChunk?: number;
   readonly onFrequencyChange?: (typeof FREQUENCY_CHANGES)[number];
   readonly json?: boolean;
+  readonly backend?: DecoderBackendName;
+  readonly threads?: number;
 };
 
 /** Adds the command to the program. */
@@ -45,13 +51,15 @@ export function addGenerateCommand(program: Command): void {
     .option("--repetition-penalty <r>", "above 1 makes tokens that occurred less likely", parseNumber)
     .option("--seed <n>", "repeats a sampled text", parseInteger)
     .option("--stop <text>", "end before this text; may be given several times", collect)
-    .option("--prefill-chunk <n>", "prompt tokens per forward; default: all", parseInteger)
+    .option("--prefill-chunk <n>", `prompt tokens per forward; default: ${PREFILL_CHUNK}`, parseInteger)
     .addOption(
       new Option(
         "--on-frequency-change <choice>",
         "what to do with cached keys when the text outgrows the frequencies they were rotated with",
       ).choices(FREQUENCY_CHANGES),
     )
+    .addOption(new Option("--backend <name>", "where the model runs").choices(DECODER_BACKENDS).default("wasm"))
+    .option("--threads <n>", "worker threads of the wasm backend; default: one a core", parseInteger)
     .option("--json", "print one JSON object instead of the text")
     .addHelpText("after", "\nOne newline at the end of a prompt from stdin or a file is left out.")
     .action(async (settings: GenerateSettings) => {
@@ -64,14 +72,14 @@ export async function generateText(settings: GenerateSettings): Promise<void> {
   createSampler(samplerOptions(settings)); // refuses bad values before the model is loaded
   const prompt = await readPrompt(settings);
   await interruptible(async (signal) => {
-    const model = await load(settings.model, signal);
-    const { maxNewTokens, context, prefillChunk, onFrequencyChange } = settings;
+    using model = await load(settings, signal);
+    const { maxNewTokens, context, prefillChunk = PREFILL_CHUNK, onFrequencyChange } = settings;
     const sampling = samplerOptions({ ...model.generation.sampling, ...settings });
     const run = generate(model, prompt, {
       ...sampling,
       ...(maxNewTokens !== undefined && { maxNewTokens }),
       ...(context !== undefined && { maxPositions: context }),
-      ...(prefillChunk !== undefined && { prefillChunk }),
+      prefillChunk,
       stopStrings: settings.stop ?? [],
       cache: model.createCache(onFrequencyChange && { onFrequencyChange }),
       signal,
@@ -132,10 +140,11 @@ function samplerOptions(from: SamplerOptions): SamplerOptions {
   };
 }
 
-async function load(folder: string, signal: AbortSignal): Promise<DecoderModel> {
+async function load({ model: folder, backend, threads }: GenerateSettings, signal: AbortSignal): Promise<DecoderModel> {
   const progress = startProgress("Loading the model");
   try {
     return await loadModel(folder, {
+      backend: await createBackend({ ...(backend && { backend }), ...(threads !== undefined && { threads }) }),
       signal,
       onProgress: ({ loadedTensors, totalTensors }) =>
         progress.update(`Loading the model: ${loadedTensors} of ${totalTensors} tensors`),

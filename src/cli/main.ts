@@ -8,13 +8,13 @@ import { Command, CommanderError } from "commander";
 import { addGenerateCommand } from "./generate.ts";
 import { addInspectCommand } from "./inspect.ts";
 import { INTERRUPTED } from "./interrupt.ts";
-import { endQuietlyWithReader, note, reportError } from "./output.ts";
+import { endWithOutput, note, reportError } from "./output.ts";
 import { addStartCommand } from "./start.ts";
 
 const USAGE_ERROR = 2;
 
 async function main(): Promise<void> {
-  endQuietlyWithReader();
+  endWithOutput();
   const manifest = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8"));
   const program = new Command("phasor")
     .description("Rotary attention for TypeScript: run and examine decoder models.")

@@ -1,6 +1,7 @@
 /** Where attention and the operations around it run. */
 
 export type { Activation, AttendCall, Backend, RotationTable, WeightMatrix } from "./backend.ts";
+export { type BackendOptions, createBackend, DECODER_BACKENDS, type DecoderBackendName } from "./create-backend.ts";
 export {
   type AttentionResult,
   type BackendName,

@@ -2,6 +2,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
 import { tinyLlama } from "../../test/support/tiny-llama.ts";
 import { F32_COMPUTED } from "../../test/support/tolerances.ts";
+import { createReferenceBackend } from "../engine/index.ts";
 import type { Tensor } from "../tensor.ts";
 import type { DecoderModel } from "./language-model.ts";
 import { loadModel } from "./load.ts";
@@ -17,7 +18,7 @@ function row(logits: Tensor<"f32">, t: number): Float32Array {
 describe("a decoder", () => {
   let model: DecoderModel;
   beforeAll(async () => {
-    model = await loadModel(tinyLlama());
+    model = await loadModel(tinyLlama(), { backend: createReferenceBackend() });
   });
 
   it("gives in one-token steps what a single pass gives", async () => {
@@ -143,7 +144,7 @@ describe("a schedule that changes with the length", () => {
     ["longrope", longrope],
     ["dynamic", dynamic],
   ])("%s, re-prefilled, gives at every step what a full pass gives", async (_, files) => {
-    const model = await loadModel(files);
+    const model = await loadModel(files, { backend: createReferenceBackend() });
     const cache = model.createCache({ onFrequencyChange: "reprefill" });
     for (const [t, token] of TOKENS.entries()) {
       const step = await model.forward({ tokens: [token], cache });
@@ -156,7 +157,7 @@ describe("a schedule that changes with the length", () => {
     ["longrope", longrope],
     ["dynamic", dynamic],
   ])("%s, in chunks of a sequence of known length, gives what a single pass gives", async (_, files) => {
-    const model = await loadModel(files);
+    const model = await loadModel(files, { backend: createReferenceBackend() });
     const whole = await model.forward({ tokens: TOKENS });
     const cache = model.createCache();
     const sequenceLength = TOKENS.length;
@@ -166,7 +167,7 @@ describe("a schedule that changes with the length", () => {
   });
 
   it("pinned at a length, gives what a full pass with those frequencies gives", async () => {
-    const model = await loadModel(longrope);
+    const model = await loadModel(longrope, { backend: createReferenceBackend() });
     const whole = await model.forward({ tokens: TOKENS, logits: "all" }); // long factors for all
     const cache = model.createCache({ onFrequencyChange: "pin", pinnedLength: TOKENS.length });
     for (const [t, token] of TOKENS.entries()) {
@@ -175,7 +176,7 @@ describe("a schedule that changes with the length", () => {
   });
 
   it("re-rotated, has the keys of the first layer that a full pass has", async () => {
-    const model = await loadModel(longrope);
+    const model = await loadModel(longrope, { backend: createReferenceBackend() });
     const caches = [model.createCache({ onFrequencyChange: "rerotate" }), model.createCache()];
     for (const token of TOKENS) await model.forward({ tokens: [token], cache: caches[0], logits: "none" });
     await model.forward({ tokens: TOKENS, cache: caches[1], logits: "none" });
@@ -187,7 +188,7 @@ describe("a schedule that changes with the length", () => {
   });
 
   it("without a choice, is an error when the change comes, and the cache is as before", async () => {
-    const model = await loadModel(longrope);
+    const model = await loadModel(longrope, { backend: createReferenceBackend() });
     const cache = model.createCache();
     await model.forward({ tokens: TOKENS.slice(0, 6), cache });
     await expect(model.forward({ tokens: [7], cache })).rejects.toThrow("so a choice is required");
@@ -195,7 +196,7 @@ describe("a schedule that changes with the length", () => {
   });
 
   it("refuses a pinned length without pinning", async () => {
-    const model = await loadModel(longrope);
+    const model = await loadModel(longrope, { backend: createReferenceBackend() });
     expect(() => model.createCache({ pinnedLength: 9 })).toThrow(
       'createCache: pinnedLength must be a positive integer and goes with onFrequencyChange "pin"; got pinnedLength=9, onFrequencyChange=undefined.',
     );

@@ -115,6 +115,15 @@ export class DecoderModel {
     return logits;
   }
 
+  /** Ends the backend's threads and gives its memory back; the model cannot run afterwards. */
+  dispose(): void {
+    this.backend.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
   #readBatch({ tokens, positions, segments, sequenceLength = 1 }: ForwardInput, next: number): TokenBatch {
     const T = tokens.length;
     if (T === 0) throw new ShapeError("forward", "at least one token", { tokens: 0 });

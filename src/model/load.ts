@@ -3,7 +3,7 @@
  */
 
 import { ConfigReader } from "../config-reader.ts";
-import { type Backend, createReferenceBackend } from "../engine/index.ts";
+import { type Backend, createBackend } from "../engine/index.ts";
 import type { DecoderConfig } from "./config.ts";
 import { WeightLoader } from "./decoder-weights.ts";
 import type { Family } from "./families/family.ts";
@@ -23,7 +23,7 @@ export type LoadProgress = {
 
 /** Options of {@link loadModel}. */
 export type LoadOptions = {
-  /** Where the model runs; the reference backend when absent. */
+  /** Where the model runs; WASM on all cores when absent. */
   backend?: Backend;
   onProgress?: (progress: LoadProgress) => void;
   /** Stops loading between tensors. */
@@ -55,7 +55,7 @@ export async function loadModel(folder: string | ModelFiles, options: LoadOption
   const { config, generation, family, reader } = await describeModel(files);
   const tokenizer = await loadTokenizer(files);
   const checkpoint = await openCheckpoint(files, options.signal);
-  const backend = options.backend ?? createReferenceBackend();
+  const backend = options.backend ?? (await createBackend());
 
   let loadedTensors = 0;
   const totalTensors = checkpoint.names().length;

@@ -88,7 +88,8 @@ export function issueAttention(
   }));
   const { q, keys, values, out, stats, sinks, scale } = operands;
   const { items, itemCount, workers, workerPointers, merges, mergeCount } = placed;
-  const split = workers === runtime.workers ? { workerPointers } : { items: itemCount };
+  const dealt = { items: itemCount, operations: plan.cost.flops };
+  const split = workers === runtime.workers ? { ...dealt, workerPointers } : dealt;
   const scaling = { float: scale };
   runtime.issue(
     kernels.attend,

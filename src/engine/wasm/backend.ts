@@ -128,7 +128,7 @@ export class WasmBackend implements Backend {
     const ids = this.#input(tokens);
     this.runtime.issue(
       embed,
-      { items: tokens.length },
+      { items: tokens.length, operations: tokens.length * width },
       ...([this.#output(out), this.#input(table.data), 0, ids, "from", "to"] as const),
     );
   }
@@ -139,7 +139,7 @@ export class WasmBackend implements Backend {
     const { rmsNorm } = this.#kernels("rmsNorm", spec, () => ({ emit: (module) => emitRmsNorm(module, spec) }));
     this.runtime.issue(
       rmsNorm,
-      { items: x.data.length / width },
+      { items: x.data.length / width, operations: 4 * x.data.length },
       ...([this.#output(out), this.#input(x.data), this.#input(weight.data), "from", "to", { float: eps }] as const),
     );
   }
@@ -162,7 +162,7 @@ export class WasmBackend implements Backend {
     const tokens = x.data.length / inputs;
     this.runtime.issue(
       linear,
-      { items: outputs, grain: LINE },
+      { items: outputs, grain: LINE, operations: 2 * tokens * outputs * inputs },
       ...([...addresses, biasAddress, tokens, "from", "to", "scratch"] as const),
     );
   }
@@ -175,7 +175,7 @@ export class WasmBackend implements Backend {
     const at = this.#output(x);
     this.runtime.issue(
       rotate,
-      { items: tokens },
+      { items: tokens, operations: 4 * x.data.length },
       ...([at, at, this.#input(table.cos), this.#input(table.sin), "from", "to"] as const),
     );
   }
@@ -183,7 +183,14 @@ export class WasmBackend implements Backend {
   scaleRows(x: Tensor<"f32">, scales: Float32Array): void {
     const spec = { width: x.data.length / scales.length };
     const { scaleRows } = this.#kernels("scaleRows", spec, () => ({ emit: (module) => emitScaleRows(module, spec) }));
-    this.runtime.issue(scaleRows, { items: scales.length }, this.#output(x), this.#input(scales), "from", "to");
+    this.runtime.issue(
+      scaleRows,
+      { items: scales.length, operations: x.data.length },
+      this.#output(x),
+      this.#input(scales),
+      "from",
+      "to",
+    );
   }
 
   attend(out: Tensor<"f32">, call: AttendCall): void {
@@ -234,7 +241,8 @@ export class WasmBackend implements Backend {
 
   #elementwise(kernel: number, out: Tensor<"f32">, a: Tensor<"f32">, b: Tensor<"f32">): void {
     const addresses = [this.#output(out), this.#input(a.data), this.#input(b.data)] as const;
-    this.runtime.issue(kernel, { items: out.data.length, grain: LINE }, ...addresses, "from", "to");
+    const operations = 16 * out.data.length;
+    this.runtime.issue(kernel, { items: out.data.length, grain: LINE, operations }, ...addresses, "from", "to");
   }
 
   #mode(): { relaxed: boolean } {

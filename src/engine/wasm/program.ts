@@ -3,7 +3,10 @@
  *
  * Each call is a record of 20 words: function, items, grain, argument count, argument kinds (two bits each), then the
  * arguments. Items are dealt out to workers in equal runs of whole grains; a negative number of items is minus the address
- * of i32 [workers + 1], which says where each worker's run of items starts.
+ * of i32 [workers + 1], which says where each worker's run of items starts; grain 0 leaves all to the first worker.
+ *
+ * Between calls all workers wait for each other, but not between two that the first worker runs alone: a small model's
+ * calls take less time than a meeting of threads.
  */
 
 /** Words of a record. */
@@ -25,20 +28,34 @@ const INTEGER = 0;
 const FLOAT = 1;
 const LOCAL = 2;
 
+/** Calls of fewer operations than this are not worth a second thread (a meeting takes about two microseconds). */
+const ALONE_BELOW = 100_000;
+
 /** How the items of a call are dealt out. */
-export type Split =
-  | { readonly items: number /** Items that stay together; 1 when absent. */; readonly grain?: number }
-  /** Address of i32 [workers + 1] in the memory. */
-  | { readonly workerPointers: number };
+export type Split = {
+  readonly items: number;
+  /** Items that stay together; 1 when absent. */
+  readonly grain?: number;
+  /** Address of i32 [workers + 1], where each worker's run of items starts; equal runs when absent. */
+  readonly workerPointers?: number;
+  /** About how many arithmetic operations the call takes; many when absent. */
+  readonly operations?: number;
+};
 
 /** One item: the first worker runs the call, the others wait. */
-export const UNDIVIDED: Split = { items: 1 };
+export const UNDIVIDED: Split = { items: 1, operations: 0 };
 
 /** Calls in the order they are to run. */
 export class Program {
   #words = new Int32Array(64 * RECORD_WORDS);
   #floats = new Float32Array(this.#words.buffer);
   #length = 0;
+  #shared = false;
+
+  /** Whether several workers have work in it. */
+  get shared(): boolean {
+    return this.#shared;
+  }
 
   /** Number of calls. */
   get calls(): number {
@@ -69,13 +86,20 @@ export class Program {
         kinds |= FLOAT << (2 * n);
       }
     }
-    const [items, grain] = "items" in split ? [split.items, split.grain ?? 1] : [-split.workerPointers, 1];
-    this.#words.set([functionIndex, items, grain, args.length, kinds], start);
+    this.#words.set([functionIndex, ...this.#deal(split), args.length, kinds], start);
   }
 
   /** Forgets all calls. */
   clear(): void {
     this.#length = 0;
+    this.#shared = false;
+  }
+
+  /** Items and grain of a record. */
+  #deal({ items, grain = 1, workerPointers, operations = Infinity }: Split): [number, number] {
+    if (operations < ALONE_BELOW) return [items, 0];
+    this.#shared = true;
+    return workerPointers === undefined ? [items, grain] : [-workerPointers, 1];
   }
 
   #grow(): void {
@@ -120,12 +144,12 @@ export function runProgram(
   for (let call = 0; call < calls; call++) {
     const at = address / 4 + call * RECORD_WORDS;
     const items = words[at + 1];
+    const grain = words[at + 2];
     if (items < 0) {
       local[0] = words[-items / 4 + worker];
       local[1] = words[-items / 4 + worker + 1];
     } else {
-      const grain = words[at + 2];
-      const share = Math.ceil(items / grain / workers) * grain;
+      const share = grain === 0 ? items : Math.ceil(items / grain / workers) * grain;
       local[0] = Math.min(items, worker * share);
       local[1] = Math.min(items, local[0] + share);
     }
@@ -140,7 +164,8 @@ export function runProgram(
       }
       kernels[words[at]].apply(undefined, args);
     }
-    barrier();
+    const nextIsAlone = call + 1 < calls && words[at + RECORD_WORDS + 2] === 0;
+    if (grain !== 0 || !nextIsAlone) barrier(); // the last call always ends with one: records may be overwritten then
   }
 }
 

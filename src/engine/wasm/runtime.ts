@@ -142,7 +142,7 @@ export class WasmRuntime {
    */
   async flush(): Promise<void> {
     if (this.#failure) throw this.#failure;
-    const { calls, words } = this.#program;
+    const { calls, words, shared } = this.#program;
     if (calls === 0) {
       // Blocks given back meanwhile may still be used by programs that run; the next one takes them along.
       return;
@@ -158,7 +158,7 @@ export class WasmRuntime {
         const participant = { worker: 0, workers: 1, scratch: this.#scratch[0].address, barrier: () => {} };
         runProgram(this.#kernels, this.memory.memory, address, calls, participant);
       } else {
-        await this.#runOnThreads(address, calls);
+        await this.#runOnThreads(address, calls, shared ? this.#threads : this.#threads.slice(0, 1));
       }
     } finally {
       for (const block of inputs) this.memory.release(block);
@@ -192,13 +192,14 @@ export class WasmRuntime {
     this.#scratch = Array.from({ length: this.workers }, () => this.memory.take(this.#scratchBytes));
   }
 
-  #runOnThreads(address: number, calls: number): Promise<void> {
+  #runOnThreads(address: number, calls: number, threads: readonly WorkerHandle[]): Promise<void> {
     const ticket = this.#tickets++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(ticket, { resolve, reject });
-      for (const [worker, thread] of this.#threads.entries()) {
-        thread.hold(); // the process must not end while a result is awaited
-        const message: ToWorker = { type: "run", ticket, address, calls, scratch: this.#scratch[worker].address };
+      this.#threads[0].hold(); // the process must not end while a result is awaited
+      for (const [worker, thread] of threads.entries()) {
+        const scratch = this.#scratch[worker].address;
+        const message: ToWorker = { type: "run", ticket, address, calls, scratch, alone: threads.length === 1 };
         thread.post(message);
       }
     });
@@ -210,7 +211,7 @@ export class WasmRuntime {
     } else if (message.type === "done") {
       const waiting = this.#waiting.get(message.ticket);
       this.#waiting.delete(message.ticket);
-      for (const thread of this.#threads) thread.letGo();
+      this.#threads[0].letGo();
       waiting?.resolve();
     }
   }

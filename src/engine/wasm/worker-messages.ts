@@ -19,6 +19,8 @@ export type ToWorker =
       readonly address: number;
       readonly calls: number;
       readonly scratch: number;
+      /** Whether no other worker runs it. */
+      readonly alone: boolean;
     };
 
 /** From a worker. */

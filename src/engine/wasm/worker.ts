@@ -51,14 +51,12 @@ port.listen((message) => {
         for (const name of message.names) kernels.push(exports[name] as Kernel);
         return;
       }
-      case "run":
-        runProgram(kernels, memory, message.address, message.calls, {
-          worker,
-          workers,
-          scratch: message.scratch,
-          barrier,
-        });
+      case "run": {
+        const { address, calls, scratch, alone } = message;
+        const party = alone ? { worker: 0, workers: 1, barrier: () => {} } : { worker, workers, barrier };
+        runProgram(kernels, memory, address, calls, { ...party, scratch });
         if (worker === 0) port.postMessage({ type: "done", ticket: message.ticket });
+      }
     }
   } catch (error) {
     port.postMessage({

@@ -1,13 +1,15 @@
 /** Whole decoders, from Hugging Face transformers: logits, the output of every layer, and greedy text. */
 
 import { join } from "node:path";
+import { createBackend, type DecoderBackendName } from "phasor/engine";
 import { loadModel } from "phasor/model";
 import type { SuiteRunner } from "../case.ts";
 
 /** Runs the prompt once, then goes on greedily with a cache. */
-export const models: SuiteRunner = async ({ params, tensor, folder }) => {
+export const models: SuiteRunner = async ({ params, tensor, folder, backend: name }) => {
   const { model_dir: modelDir, new_tokens: newTokens } = params as { model_dir: string; new_tokens: number };
-  const model = await loadModel(join(folder, modelDir));
+  const backend = await createBackend({ backend: name as DecoderBackendName, threads: 0 });
+  const model = await loadModel(join(folder, modelDir), { backend });
   const tokens = Int32Array.from(tensor("input_ids").data);
 
   // Where the schedule depends on the length, the goldens run all tokens again at every length.
