@@ -1,33 +1,11 @@
 // How long tile planning takes and what it holds. Build first: npm run build. Run: node bench/tile-plan.mjs
 import { and, causal, createMaskInputs, planTiles, sameSegment, slidingWindow } from "../dist/mask/index.js";
+import { packedSegments, restartingPositions } from "./packed.mjs";
 
 const LENGTH = 131072;
 const SEGMENTS = 64;
 const TILE = 64;
 const RUNS = 9;
-
-/** 64 documents of unequal length, packed one after another. */
-function packedSegments(length, count) {
-  const weights = Array.from({ length: count }, (_, i) => 1 + ((i * 37) % 23));
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
-  const segments = new Int32Array(length);
-  let start = 0;
-  let sum = 0;
-  weights.forEach((weight, segment) => {
-    sum += weight;
-    const end = Math.round((sum / total) * length);
-    segments.fill(segment, start, end);
-    start = end;
-  });
-  return segments;
-}
-
-/** Positions that begin at 0 in every document. */
-function restartingPositions(segments) {
-  const positions = new Int32Array(segments.length);
-  for (let i = 1; i < segments.length; i++) positions[i] = segments[i] === segments[i - 1] ? positions[i - 1] + 1 : 0;
-  return positions;
-}
 
 function heldBytes() {
   globalThis.gc?.();

@@ -92,3 +92,5 @@ export {
   sinkState,
   stateFromOutput,
 } from "./state.ts";
+export { type RunOptions, runPlan } from "./tile-loop.ts";
+export { type PlanReport, validateAttentionPlan } from "./validate-plan.ts";

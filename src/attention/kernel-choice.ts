@@ -25,6 +25,8 @@ export type KernelFacts = {
   readonly rows: number;
   /** Tk. */
   readonly keys: number;
+  /** Keys of a tile; 64 unless the caller wants another number. */
+  readonly tileKeys: number;
   /** Whether some sequence is shorter than Tk. */
   readonly ragged: boolean;
   readonly needs: Needs;
@@ -57,7 +59,7 @@ const RULES: Record<KernelName, Rule> = {
     barred: ({ needs }) => (needs.layout === "paged" ? undefined : "keys in pages"),
   },
   dense: {
-    chosen: ({ keys }) => (keys <= 64 ? `${keys} keys fit one tile` : undefined),
+    chosen: ({ keys, tileKeys }) => (keys <= tileKeys ? `${keys} keys fit one tile` : undefined),
     barred: (facts) => notPaged(facts) ?? (facts.keys > 4096 ? "at most 4096 keys" : undefined),
   },
   ragged: {
@@ -111,15 +113,17 @@ function checkForced(facts: KernelFacts, capabilities: Capabilities, kernel: Ker
   const barred = RULES[kernel].barred(facts);
   const lack = barred ?? (can === undefined ? "the kernel" : lacking(can, facts.needs));
   if (lack === undefined) return { kernel, reason: "asked for", passedOver: [] };
-  const others = KERNEL_NAMES.filter((name) => {
-    const capable = capabilities.kernels[name];
-    return !RULES[name].barred(facts) && capable !== undefined && lacking(capable, facts.needs) === undefined;
+  const other = KERNEL_NAMES.find((name) => {
+    const rule = RULES[name];
+    const able = capabilities.kernels[name];
+    const applies = rule.chosen(facts) !== undefined && rule.barred(facts) === undefined;
+    return applies && able !== undefined && lacking(able, facts.needs) === undefined;
   });
   const { rows, keys } = facts;
   throw new CapabilityError(
     "planAttention",
     barred === undefined ? `kernel ${kernel} must support what the request needs` : `kernel ${kernel} takes ${barred}`,
     barred === undefined ? { backend, lacking: lack } : { rows, keys, layout: facts.needs.layout },
-    others.length > 0 ? `Kernel ${JSON.stringify(others[0])} can do it.` : 'Backend "reference" can do it.',
+    other !== undefined ? `Kernel ${JSON.stringify(other)} can do it.` : 'Backend "reference" can do it.',
   );
 }

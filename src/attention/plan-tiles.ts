@@ -62,6 +62,7 @@ export function packTiles(source: TilePlan, mask: Mask, inputs: MaskInputs, opti
   const patterns = new PatternStore(rowTile, keyTile, words, maxBytes);
   const tile = new Uint32Array(rowTile * words);
   const selected = new Uint32Array(rowTile * words);
+  const signed = new Int32Array(tile.buffer); // the same bits; V8 boxes large unsigned numbers
 
   const rowCount = source.batch * planes * rowTiles;
   const rowPointers = new Int32Array(rowCount + 1);
@@ -95,7 +96,7 @@ export function packTiles(source: TilePlan, mask: Mask, inputs: MaskInputs, opti
     if (count === area) columns.push(column);
     else if (count > 0) {
       partial.push(column);
-      offsets.push(patterns.offsetOf(tile));
+      offsets.push(patterns.offsetOf(signed));
     }
   };
 
@@ -166,7 +167,7 @@ class PatternStore {
   readonly #words: number;
   readonly #maxBytes: number;
   readonly #byHash = new Map<number, number[]>();
-  readonly #tiles: Uint32Array[] = [];
+  readonly #tiles: Int32Array[] = [];
 
   constructor(rowTile: number, keyTile: number, words: number, maxBytes: number) {
     this.rowBlocks = Math.ceil(rowTile / 8);
@@ -176,7 +177,7 @@ class PatternStore {
   }
 
   /** Where a tile [rows, words] will be stored, in bytes. */
-  offsetOf(tile: Uint32Array): number {
+  offsetOf(tile: Int32Array): number {
     const bytesPerTile = this.rowBlocks * this.#keyTile;
     let hash = 0;
     for (let w = 0; w < tile.length; w++) hash = Math.imul(hash ^ tile[w], 0x01000193) ^ (hash >>> 15);
@@ -215,7 +216,7 @@ class PatternStore {
   }
 }
 
-function isEqual(a: Uint32Array, b: Uint32Array): boolean {
+function isEqual(a: Int32Array, b: Int32Array): boolean {
   for (let w = 0; w < a.length; w++) if (a[w] !== b[w]) return false;
   return true;
 }

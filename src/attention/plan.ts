@@ -146,7 +146,8 @@ function planSpec({ spec, selection }: PlanSpec, kv: KeyValues | undefined, opti
   const group = H / Hk;
   const needs = needsOf(spec, kv);
   const ragged = maskInputs.lengths?.some((length) => length < Tk) ?? false;
-  const choice = chooseKernel({ rows: Tq * group, keys: Tk, ragged, needs }, capabilities, options.kernel);
+  const facts = { rows: Tq * group, keys: Tk, tileKeys: options.tile?.keys ?? 64, ragged, needs };
+  const choice = chooseKernel(facts, capabilities, options.kernel);
   const { rowTile, keyTile } = tileSizes(choice.kernel, dims, kv, options.tile);
 
   const source = planTiles(mask, maskInputs, { rowTile, keyTile, group });

@@ -34,7 +34,11 @@ export type ReferenceOutput = AttentionOutput & {
  */
 export function referenceAttention(request: AttentionRequest): ReferenceOutput {
   const spec = normalizeAttention(withDenseKeys(request));
-  const state = attendAllRows(spec);
+  return finishAttention(spec, attendAllRows(spec));
+}
+
+/** Adds the sinks to the state of all rows and divides by the sums. */
+export function finishAttention(spec: AttentionSpec, state: AttentionState): ReferenceOutput {
   const withSinks = spec.sinks ? mergeStates(state, sinkState(spec.sinks, state.shape)) : state;
   const { B, Tq, H } = spec.dims;
   const maxLogits = new Float64Array(B * H).fill(-Infinity);

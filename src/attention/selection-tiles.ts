@@ -71,13 +71,16 @@ function blockTiles(selection: BlockSelection, group: number, words: number): Se
     fill(keyStart, keyEnd, out) {
       out.fill(0);
       let selected = 0;
-      for (let key = 0; key < keyEnd - keyStart; key++) {
-        const block = blockOfKey[firstKey + keyStart + key];
+      for (let start = keyStart, end = start; start < keyEnd; start = end) {
+        const block = blockOfKey[firstKey + start];
+        while (end < keyEnd && blockOfKey[firstKey + end] === block) end++;
         if (block < 0) continue;
         for (let row = 0; row < rows; row++) {
           if (chosen[row * blocks + block] === 0) continue;
-          out[row * words + (key >> 5)] |= 1 << (key & 31);
-          selected++;
+          for (let key = start - keyStart; key < end - keyStart; key++) {
+            out[row * words + (key >> 5)] |= 1 << (key & 31);
+          }
+          selected += end - start;
         }
       }
       return selected;

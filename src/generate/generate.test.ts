@@ -32,6 +32,7 @@ class Counter implements LanguageModel {
   /** What was fed, forward by forward. */
   readonly fed: number[][] = [];
   readonly wanted: string[] = [];
+  readonly sequenceLengths: number[] = [];
 
   constructor(changes: Partial<Pick<Counter, "maxPositions" | "stopTokenIds" | "tokenizer">> = {}) {
     Object.assign(this, changes);
@@ -41,10 +42,16 @@ class Counter implements LanguageModel {
     return createContiguousCache([{ kvHeads: 1, keyDim: 2, valueDim: 1 }]);
   }
 
-  async forward({ tokens, cache, logits }: Parameters<LanguageModel["forward"]>[0]): Promise<Tensor<"f32">> {
+  async forward({
+    tokens,
+    cache,
+    sequenceLength,
+    logits,
+  }: Parameters<LanguageModel["forward"]>[0]): Promise<Tensor<"f32">> {
     const T = tokens.length;
     this.fed.push([...tokens]);
     this.wanted.push(logits);
+    this.sequenceLengths.push(sequenceLength);
     cache.append(0, {
       keys: zeros("f32", [T, 1, 2]),
       values: f32([T, 1, 1], tokens),
@@ -233,6 +240,7 @@ describe("generate: the cache", () => {
     const summary = await generate(model, "abcde", { prefillChunk: 4, maxNewTokens: 2 }).finish();
     expect(model.fed).toEqual([[0, 1, 2, 3], [4, 5], [6]]);
     expect(model.wanted).toEqual(["none", "last", "last"]);
+    expect(model.sequenceLengths).toEqual([6, 6, 7]); // the whole prompt's from the first chunk on
     expect(summary.newText).toBe("fa");
   });
 

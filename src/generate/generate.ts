@@ -220,6 +220,7 @@ class Run<Cache extends KvCache> implements GenerationRun {
     const { prefillChunk = Infinity, signal } = this.#options;
     const isPrefill = this.#fed < this.promptTokenIds.length;
     const count = this.#tokenIds.length;
+    const sequenceLength = this.#cache.nextPosition + count - this.#fed;
     let logits: Float32Array | undefined;
     while (this.#fed < count) {
       await nextTask();
@@ -230,7 +231,8 @@ class Run<Cache extends KvCache> implements GenerationRun {
       const start = performance.now();
       const end = Math.min(count, this.#fed + prefillChunk);
       const tokens = Int32Array.from(this.#tokenIds.slice(this.#fed, end));
-      const input = { tokens, cache: this.#cache, logits: end === count ? wanted : ("none" as const) };
+      const logitsOf = end === count ? wanted : ("none" as const);
+      const input = { tokens, cache: this.#cache, sequenceLength, logits: logitsOf };
       logits = (await this.#model.forward(input)).data;
       this.#fed = end;
       const seconds = (performance.now() - start) / 1000;

@@ -9,7 +9,10 @@ import type { Tensor } from "../tensor.ts";
 /** The part of a tokenizer that generation uses. */
 export type TextCodec = Pick<Tokenizer, "encode" | "decode" | "isSpecial">;
 
-/** A model that turns tokens into logits and keeps its keys and values in caches of type `Cache`. */
+/**
+ * A model that turns tokens into logits and keeps its keys and values in caches of type `Cache`, which is inferred from
+ * `createCache` alone: `forward` may take its cache as optional.
+ */
 export interface LanguageModel<Cache extends KvCache = KvCache> {
   /** V, number of token ids. */
   readonly vocabSize: number;
@@ -24,7 +27,14 @@ export interface LanguageModel<Cache extends KvCache = KvCache> {
   /**
    * Runs T tokens, at the positions that follow those in the cache, and appends them to it.
    *
+   * @param input.sequenceLength - tokens in the cache and of the prompt that these are a part of, so that rotary
+   * frequencies which depend on the length are the same however the prompt is cut
    * @returns f32 logits: [1, V] of the last token for "last", [0, V] for "none"
    */
-  forward(input: { tokens: Int32Array; cache: Cache; logits: "last" | "none" }): Promise<Tensor<"f32">>;
+  forward(input: {
+    tokens: Int32Array;
+    cache: NoInfer<Cache>;
+    sequenceLength: number;
+    logits: "last" | "none";
+  }): Promise<Tensor<"f32">>;
 }

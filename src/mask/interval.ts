@@ -7,7 +7,7 @@
 import { type MaskInputs, own } from "./inputs.ts";
 import type { CoreInteger, CoreMask } from "./lower.ts";
 import { MinMaxTree } from "./min-max-tree.ts";
-import { type BinaryName, VARIABLE_NAMES, type VariableName } from "./node.ts";
+import { type BinaryName, type RelationName, VARIABLE_NAMES, type VariableName } from "./node.ts";
 
 /** What is known about a box of pairs. */
 export type Verdict = 0 | 1 | 2;
@@ -165,31 +165,57 @@ function setWrapped(out: Interval, lo: number, hi: number): void {
   else out.set(lo, hi);
 }
 
+/** What `a relation b` is for all a and b of two intervals that are not empty. */
+export function compareIntervals(relation: RelationName, a: Interval, b: Interval): Verdict {
+  switch (relation) {
+    case "eq":
+      return compareEqual(a, b);
+    case "ne":
+      return opposite(compareEqual(a, b));
+    case "lt":
+      return compareLess(a, b);
+    case "le":
+      return opposite(compareLess(b, a));
+    case "gt":
+      return compareLess(b, a);
+    case "ge":
+      return opposite(compareLess(a, b));
+  }
+}
+
+function compareEqual(a: Interval, b: Interval): Verdict {
+  if (a.hi < b.lo || b.hi < a.lo) return EMPTY;
+  return a.lo === b.hi && a.hi === b.lo ? FULL : PARTIAL;
+}
+
+function compareLess(a: Interval, b: Interval): Verdict {
+  if (a.lo >= b.hi) return EMPTY;
+  return a.hi < b.lo ? FULL : PARTIAL;
+}
+
+/** The verdict on the pairs that are left out. */
+export function opposite(verdict: Verdict): Verdict {
+  return verdict === PARTIAL ? PARTIAL : verdict === FULL ? EMPTY : FULL;
+}
+
 function equal(left: Computed, right: Computed): () => Verdict {
-  const [a, b] = [left.value, right.value];
   return () => {
     left.update();
     right.update();
-    if (a.hi < b.lo || b.hi < a.lo) return EMPTY;
-    return a.lo === b.hi && a.hi === b.lo ? FULL : PARTIAL;
+    return compareEqual(left.value, right.value);
   };
 }
 
 function less(left: Computed, right: Computed): () => Verdict {
-  const [a, b] = [left.value, right.value];
   return () => {
     left.update();
     right.update();
-    if (a.lo >= b.hi) return EMPTY;
-    return a.hi < b.lo ? FULL : PARTIAL;
+    return compareLess(left.value, right.value);
   };
 }
 
 function negate(verdict: () => Verdict): () => Verdict {
-  return () => {
-    const inner = verdict();
-    return inner === PARTIAL ? PARTIAL : inner === FULL ? EMPTY : FULL;
-  };
+  return () => opposite(verdict());
 }
 
 function every(verdicts: readonly (() => Verdict)[]): () => Verdict {

@@ -70,7 +70,10 @@ function fullAndSliding(
   const isFull = type === "full_attention";
   if (!isFull && type !== "sliding_attention") unknownType(config, type, "full_attention or sliding_attention");
   const { key, theta } = isFull ? form.full : form.sliding;
-  const base = { rope_theta: key === null ? theta : config.number(key, { default: theta }) };
+  const base = {
+    rope_theta: key === null ? theta : config.number(key, { default: theta }),
+    partial_rotary_factor: config.raw("partial_rotary_factor"),
+  };
   const scaling = isFull || form.scalesSliding ? objectAt(config, "rope_scaling") : undefined;
   const source = objectAt(config, "rope_parameters") ?? {};
   const entry = isNested(source) ? source[type] : undefined;

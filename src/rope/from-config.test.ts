@@ -229,6 +229,12 @@ describe("layers that differ", () => {
     expect(scheduleOf(config, { layerIndex: 5 })).toMatchObject({ type: "default", theta: 1e6 });
   });
 
+  it("Gemma 3 with a fraction at top level turns a part of the head in both kinds of layers", () => {
+    const config = { model_type: "gemma3_text", partial_rotary_factor: 0.5 };
+    expect(scheduleOf(config, { layerIndex: 4 })).toMatchObject({ dim: 128, theta: 1e4 });
+    expect(scheduleOf(config, { layerIndex: 5 })).toMatchObject({ dim: 128, theta: 1e6 });
+  });
+
   it("OLMo 3: old-form scaling and base belong to the full layers; sliding ones have base 500000", () => {
     const config = { model_type: "olmo3", rope_theta: 9e5, rope_scaling: { rope_type: "linear", factor: 2 } };
     expect(scheduleOf(config, { layerIndex: 3 })).toMatchObject({ type: "linear", theta: 9e5 });

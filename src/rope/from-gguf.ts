@@ -263,8 +263,8 @@ function scheduleOf(
 }
 
 /**
- * llama.cpp always rounds the ends of the ramp; here they stay as gpt-oss was trained with them. It multiplies what YaRN gives by `attn_factor`. It takes mscale to be
- * 1, or equal to the log multiplier for DeepSeek-2, whose files hold a tenth of it.
+ * llama.cpp multiplies what YaRN gives by `attn_factor`, and takes mscale to be 1, or equal to the log multiplier for
+ * DeepSeek-2, whose files hold a tenth of it. It always rounds the ends of the ramp; gpt-oss was trained without that.
  */
 function yarn(
   keys: ConfigReader,

@@ -275,7 +275,7 @@ describe("impossible schedules", () => {
     [
       "a dim that would exhaust memory",
       { type: "default", dim: 1e9, theta: 10 },
-      "rope schedule default: dim must be an integer from 1 to 65536; got dim=1000000000.",
+      "rope schedule default: dim must be an integer from 1 to 8192; got dim=1000000000.",
     ],
     [
       "an unknown type",

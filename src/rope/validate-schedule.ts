@@ -5,8 +5,8 @@
 import { ConfigError } from "../errors.ts";
 import type { RopeSchedule } from "./schedule.ts";
 
-/** Widest rotation accepted; far beyond any model, and small enough to allocate. */
-export const MAX_ROTARY_DIM = 65536;
+/** Widest rotation accepted; far beyond any model, and small enough to compute for every layer. */
+const MAX_ROTARY_DIM = 8192;
 
 /**
  * Refuses schedules that have no frequencies.

@@ -34,6 +34,9 @@ export type WasmOptions = {
   features?: Partial<WasmFeatures>;
 };
 
+/** TypeScript sources run as they are (in tests) have no worker.js beside them. */
+const HAS_WORKER_FILE = import.meta.url.endsWith(".js");
+
 /** More threads than this rarely help and cost memory; who wants them asks for them. */
 const MAX_DEFAULT_THREADS = 16;
 
@@ -48,7 +51,7 @@ const LINE = 16;
  */
 export async function createWasmBackend(options: WasmOptions = {}): Promise<WasmBackend> {
   const features = limitFeatures(detectFeatures(), options.features);
-  const threads = options.threads ?? (features.sharedMemory ? availableCores() : 0);
+  const threads = options.threads ?? (features.sharedMemory && HAS_WORKER_FILE ? availableCores() : 0);
   if (!Number.isInteger(threads) || threads < 0 || threads > 256) {
     throw new ConfigError("createWasmBackend", "threads must be an integer from 0 to 256", { threads });
   }

@@ -35,7 +35,8 @@ export async function spawnWorker(): Promise<WorkerHandle> {
   let worker: AnyWorker;
   if (scope.Worker === undefined) {
     const { Worker } = await import("node:worker_threads");
-    const thread = new Worker(new URL("./worker.js", import.meta.url));
+    // Without the process's own flags: some of them (--input-type, --import) are not meant for workers.
+    const thread = new Worker(new URL("./worker.js", import.meta.url), { execArgv: [] });
     thread.on("message", tell);
     thread.on("error", (error) => tell({ type: "failed", message: error.message }));
     worker = thread;

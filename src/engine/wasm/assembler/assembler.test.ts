@@ -252,6 +252,18 @@ describe("functions", () => {
     expect(handle).toMatchObject({ name: "store", index: 0, parameters: ["i32", "f32"] });
   });
 
+  test("a vector constant is set once, before everything else", () => {
+    const build = (f: FunctionBuilder): void => {
+      f.storeVector(0, f32x4.add(v128.load(0), f.constant(0.5)));
+      f.storeVector(0, f32x4.add(v128.load(0), f.constant(0.5)));
+    };
+    const text = moduleOf(build).toText();
+    expect(text.split("\n")[1]).toBe("  0.5 = f32x4.splat(f32.const[0.5]())");
+    expect(text.split("splat")).toHaveLength(2);
+    const words = new Int32Array(Float32Array.of(1, 2, 3, 4).buffer);
+    expect([...new Float32Array(Int32Array.from(run([...words], build)).buffer)]).toEqual([2, 3, 4, 5]);
+  });
+
   test("sums and products of constants are constants", () => {
     const text = moduleOf((f) => f.store("i32.store", i32.add(i32.mul(3, 5), 0), i32.add(i32.load(0), 0))).toText();
     expect(text).toBe("run()\n  i32.store(15, i32.load(0))\n");

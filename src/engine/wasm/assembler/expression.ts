@@ -109,7 +109,6 @@ export const i32 = {
   ltU: i32Binary("lt_u"),
   gtS: i32Binary("gt_s"),
   gtU: i32Binary("gt_u"),
-  leU: i32Binary("le_u"),
   leS: i32Binary("le_s"),
   geS: i32Binary("ge_s"),
   eqz: unary<I32, "i32">("i32.eqz"),
@@ -233,7 +232,6 @@ export const f32x4 = {
 /** Two 64-bit floats. */
 export const f64x2 = {
   splat: unary<Expression<"f64"> | number, "v128">("f64x2.splat"),
-  add: vector("f64x2.add"),
   mul: vector("f64x2.mul"),
   div: vector("f64x2.div"),
   nearest: unary<V128, "v128">("f64x2.nearest"),

@@ -40,6 +40,7 @@ export class FunctionBuilder {
   readonly name: string;
   readonly #parameters: Local[] = [];
   readonly #locals: Local[] = [];
+  readonly #constants = new Map<number, Local<"v128">>();
   #statements: Statement[] = [];
 
   constructor(name: string) {
@@ -66,6 +67,18 @@ export class FunctionBuilder {
   /** Several vectors named name0, name1, …. */
   vectors(name: string, count: number): Local<"v128">[] {
     return Array.from({ length: count }, (_, i) => this.local(`${name}${i}`, "v128"));
+  }
+
+  /**
+   * A float in all four lanes, for use in loops: set once, at the start of the function. (V8 builds a vector constant
+   * anew at every use.)
+   */
+  constant(value: number): Local<"v128"> {
+    const known = this.#constants.get(value);
+    if (known) return known;
+    const local = this.local(String(value), "v128");
+    this.#constants.set(value, local);
+    return local;
   }
 
   /** local = value. */
@@ -145,7 +158,15 @@ export class FunctionBuilder {
 
   /** The finished function. */
   build(): FunctionBody {
-    return { name: this.name, parameters: this.#parameters, locals: this.#locals, statements: this.#statements };
+    const constants = [...this.#constants].map(
+      ([value, local]): Statement => ({ kind: "set", local, value: apply("f32x4.splat", [value]) }),
+    );
+    return {
+      name: this.name,
+      parameters: this.#parameters,
+      locals: this.#locals,
+      statements: [...constants, ...this.#statements],
+    };
   }
 
   #collect(body: () => void): Statement[] {

@@ -108,9 +108,8 @@ define("f32.store", [0x38], "i32 f32", null, "memory", 2);
 define("f64.store", [0x39], "i32 f64", null, "memory", 3);
 define("i32.store8", [0x3a], "i32 i32", null, "memory", 0);
 define("i32.store16", [0x3b], "i32 i32", null, "memory", 1);
-// Of memory 0 to memory 0: (target, source, bytes) and (target, byte, bytes).
+// (target, source, bytes), within the one memory.
 define("memory.copy", [0xfc, 10, 0, 0], "i32 i32 i32", null);
-define("memory.fill", [0xfc, 11, 0], "i32 i32 i32", null);
 
 // Constants.
 define("i32.const", [0x41], "", "i32", "const");
@@ -162,14 +161,10 @@ for (const [type, first] of [
 }
 define("f32.abs", [0x8b], "f32", "f32");
 define("f32.neg", [0x8c], "f32", "f32");
-define("f32.nearest", [0x90], "f32", "f32");
-define("f64.nearest", [0x9e], "f64", "f64");
 for (const [i, name] of ["eq", "ne", "lt", "gt", "le", "ge"].entries()) {
   define(`f32.${name}`, [0x5b + i], "f32 f32", "i32");
 }
 define("f32.convert_i32_s", [0xb2], "i32", "f32");
-define("f64.convert_i32_s", [0xb7], "i32", "f64");
-define("i32.trunc_sat_f64_s", [0xfc, 2], "f64", "i32");
 define("f32.demote_f64", [0xb6], "f64", "f32");
 define("f64.promote_f32", [0xbb], "f32", "f64");
 define("i32.reinterpret_f32", [0xbc], "f32", "i32");
@@ -188,14 +183,11 @@ define("v128.load64_splat", simd(10), "i32", "v128", "memory", 3);
 define("v128.store", simd(11), "i32 v128", null, "memory", 4);
 define("v128.load32_zero", simd(92), "i32", "v128", "memory", 2);
 define("v128.load64_zero", simd(93), "i32", "v128", "memory", 3);
-define("v128.store8_lane", simd(88), "i32 v128", null, "memory-lane", 0);
-define("v128.store16_lane", simd(89), "i32 v128", null, "memory-lane", 1);
 define("v128.store32_lane", simd(90), "i32 v128", null, "memory-lane", 2);
 define("v128.store64_lane", simd(91), "i32 v128", null, "memory-lane", 3);
 
 // SIMD lanes.
 define("i8x16.shuffle", simd(13), "v128 v128", "v128", "shuffle");
-define("i8x16.swizzle", simd(14), "v128 v128", "v128");
 define("i32x4.splat", simd(17), "i32", "v128");
 define("f32x4.splat", simd(19), "f32", "v128");
 define("f64x2.splat", simd(20), "f64", "v128");
@@ -239,12 +231,9 @@ define("i32x4.sub", simd(177), "v128 v128", "v128");
 define("i32x4.mul", simd(181), "v128 v128", "v128");
 define("i32x4.abs", simd(160), "v128", "v128");
 define("i32x4.min_s", simd(182), "v128 v128", "v128");
-define("i32x4.max_u", simd(185), "v128 v128", "v128");
 define("i8x16.narrow_i16x8_s", simd(101), "v128 v128", "v128");
 define("i16x8.narrow_i32x4_s", simd(133), "v128 v128", "v128");
 define("i16x8.narrow_i32x4_u", simd(134), "v128 v128", "v128");
-define("i16x8.shl", simd(139), "v128 i32", "v128");
-define("i16x8.shr_u", simd(141), "v128 i32", "v128");
 define("f32x4.nearest", simd(106), "v128", "v128");
 define("f32x4.floor", simd(104), "v128", "v128");
 define("f32x4.abs", simd(224), "v128", "v128");
@@ -256,14 +245,11 @@ for (const [i, name] of ["add", "sub", "mul", "div", "min", "max", "pmin", "pmax
 define("i32x4.trunc_sat_f32x4_s", simd(248), "v128", "v128");
 define("f32x4.convert_i32x4_s", simd(250), "v128", "v128");
 define("f32x4.convert_i32x4_u", simd(251), "v128", "v128");
-for (const [i, name] of ["add", "sub", "mul", "div"].entries()) {
-  define(`f64x2.${name}`, simd(240 + i), "v128 v128", "v128");
-}
+define("f64x2.mul", simd(242), "v128 v128", "v128");
+define("f64x2.div", simd(243), "v128 v128", "v128");
 define("f64x2.nearest", simd(148), "v128", "v128");
 define("f64x2.promote_low_f32x4", simd(95), "v128", "v128");
-define("f32x4.demote_f64x2_zero", simd(94), "v128", "v128");
 define("i32x4.trunc_sat_f64x2_s_zero", simd(252), "v128", "v128");
-define("f64x2.convert_low_i32x4_s", simd(254), "v128", "v128");
 
 // Relaxed SIMD.
 define("f32x4.relaxed_madd", simd(0x105), "v128 v128 v128", "v128");

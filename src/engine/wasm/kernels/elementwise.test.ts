@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { expectClose } from "../../../../test/support/expect-close.ts";
 import { randomWeight } from "../../../../test/support/quantized-weights.ts";
 import { F32_STORED } from "../../../../test/support/tolerances.ts";
-import { KernelUnderTest, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
+import { KernelUnderTest, listingOf, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
 import { emitAdd, emitCopy, emitGate, emitScaleRows, type GateFunction } from "./elementwise.ts";
 import { emitEmbed } from "./embed.ts";
 
@@ -97,5 +97,99 @@ describe("embed", () => {
         F32_STORED,
       );
     }
+  });
+});
+
+describe("the listing", () => {
+  test("of scaleRows", () => {
+    expect(listingOf((module) => emitScaleRows(module, { width: 4 }))).toMatchInlineSnapshot(`
+      "scaleRows(x: i32, scales: i32, from: i32, to: i32)
+        row = from
+        if i32.lt_s(row, to)
+          loop
+            at = i32.add(x, i32.mul(row, 16))
+            scale = v128.load32_splat(i32.add(scales, i32.shl(row, 2)))
+            start = at
+            end = i32.add(start, 16)
+            if i32.lt_u(at, end)
+              loop
+                v128.store(at, f32x4.mul(v128.load(at), scale))
+                at = i32.add(at, 16)
+                branch 0 if i32.lt_u(at, end)
+            row = i32.add(row, 1)
+            branch 0 if i32.lt_s(row, to)
+      "
+    `);
+  });
+
+  test("of a gate", () => {
+    const spec = { activation: "silu", relaxed: true } as const;
+    const text = listingOf((module) => emitGate(module, spec));
+    expect(text.slice(0, text.indexOf("branch"))).toMatchInlineSnapshot(`
+      "gate(out: i32, a: i32, b: i32, from: i32, to: i32)
+        88 = f32x4.splat(f32.const[88]())
+        -88.3 = f32x4.splat(f32.const[-88.3]())
+        1.4426950408889634 = f32x4.splat(f32.const[1.4426950408889634]())
+        12582912 = f32x4.splat(f32.const[12582912]())
+        1 = f32x4.splat(f32.const[1]())
+        -87.3 = f32x4.splat(f32.const[-87.3]())
+        -0.693359375 = f32x4.splat(f32.const[-0.693359375]())
+        0.00021219444005471377 = f32x4.splat(f32.const[0.00021219444005471377]())
+        0.001388888888888889 = f32x4.splat(f32.const[0.001388888888888889]())
+        0.008333333333333333 = f32x4.splat(f32.const[0.008333333333333333]())
+        0.041666666666666664 = f32x4.splat(f32.const[0.041666666666666664]())
+        0.16666666666666666 = f32x4.splat(f32.const[0.16666666666666666]())
+        0.5 = f32x4.splat(f32.const[0.5]())
+        out = i32.add(out, i32.shl(from, 2))
+        a = i32.add(a, i32.shl(from, 2))
+        b = i32.add(b, i32.shl(from, 2))
+        start = out
+        end = i32.add(start, i32.mul(i32.and(i32.sub(to, from), -4), 4))
+        if i32.lt_u(out, end)
+          loop
+            x = v128.load(a)
+            work1 = f32x4.pmax(f32x4.pmin(f32x4.neg(x), 88), -88.3)
+            work2 = f32x4.relaxed_madd(work1, 1.4426950408889634, 12582912)
+            work0 = i32x4.add(i32x4.shl(work2, 23), 1)
+            work2 = f32x4.sub(work2, 12582912)
+            work0 = v128.and(f32x4.ge(work1, -87.3), work0)
+            work1 = f32x4.relaxed_madd(work2, -0.693359375, work1)
+            work1 = f32x4.relaxed_madd(work2, 0.00021219444005471377, work1)
+            work2 = f32x4.relaxed_madd(f32x4.mul(work1, work1), f32x4.relaxed_madd(f32x4.relaxed_madd(f32x4.relaxed_madd(f32x4.relaxed_madd(0.001388888888888889, work1, 0.008333333333333333), work1, 0.041666666666666664), work1, 0.16666666666666666), work1, 0.5), work1)
+            work0 = f32x4.relaxed_madd(work2, work0, work0)
+            work0 = f32x4.div(1, f32x4.add(work0, 1))
+            v128.store(out, f32x4.mul(f32x4.mul(x, work0), v128.load(b)))
+            out = i32.add(out, 16)
+            a = i32.add(a, 16)
+            b = i32.add(b, 16)
+            "
+    `);
+  });
+
+  test("of embed", () => {
+    expect(listingOf((module) => emitEmbed(module, { width: 16, weightType: "bf16" }))).toMatchInlineSnapshot(`
+      "embed(out: i32, table: i32, scales: i32, ids: i32, from: i32, to: i32)
+        row = from
+        if i32.lt_s(row, to)
+          loop
+            id = i32.load(i32.add(ids, i32.shl(row, 2)))
+            source = i32.add(table, i32.mul(id, 32))
+            target = i32.add(out, i32.mul(row, 64))
+            end = i32.add(target, i32.shl(i32.and(16, -16), 2))
+            if i32.lt_u(target, end)
+              loop
+                bits = v128.load(source)
+                v128.store(target, i8x16.shuffle[0 1 16 17 2 3 18 19 4 5 20 21 6 7 22 23](zero, bits))
+                v128.store(target + 16, i8x16.shuffle[8 9 24 25 10 11 26 27 12 13 28 29 14 15 30 31](zero, bits))
+                bits = v128.load(source + 16)
+                v128.store(target + 32, i8x16.shuffle[0 1 16 17 2 3 18 19 4 5 20 21 6 7 22 23](zero, bits))
+                v128.store(target + 48, i8x16.shuffle[8 9 24 25 10 11 26 27 12 13 28 29 14 15 30 31](zero, bits))
+                source = i32.add(source, 32)
+                target = i32.add(target, 64)
+                branch 0 if i32.lt_u(target, end)
+            row = i32.add(row, 1)
+            branch 0 if i32.lt_s(row, to)
+      "
+    `);
   });
 });

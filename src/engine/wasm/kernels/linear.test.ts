@@ -1,7 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { randomWeight } from "../../../../test/support/quantized-weights.ts";
-import { KernelUnderTest, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
-import { ModuleBuilder } from "../assembler/module.ts";
+import { KernelUnderTest, listingOf, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
 import { emitLinear, type LinearSpec, linearScratchBytes } from "./linear.ts";
 import { type WeightType, weightBytes } from "./weights.ts";
 
@@ -103,9 +102,8 @@ test("no tokens write nothing", () => {
 });
 
 describe("the listing", () => {
-  const module = new ModuleBuilder({ minimumPages: 1, maximumPages: 1, shared: false });
-  emitLinear(module, { inputs: 32, outStride: 16, weightType: "f32", bias: false, relaxed: true });
-  const loops = module.toText().split(/\n\s+loop\n/);
+  const spec: LinearSpec = { inputs: 32, outStride: 16, weightType: "f32", bias: false, relaxed: true };
+  const loops = listingOf((module) => emitLinear(module, spec)).split(/\n\s+loop\n/);
 
   test("of one token: 16 weights in one turn", () => {
     const loop = loops.find((text) => text.includes("rowSum0 = f32x4.relaxed_madd"));

@@ -1,6 +1,6 @@
-import { describe, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { expectClose } from "../../../../test/support/expect-close.ts";
-import { KernelUnderTest, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
+import { KernelUnderTest, listingOf, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
 import { emitLayerNorm, emitRmsNorm } from "./norm.ts";
 
 /** Errors relative to 1 + |wanted|, for outputs of magnitude about 1. */
@@ -73,4 +73,46 @@ describe.each(MODES)("norms, %o", ({ relaxed }) => {
       expectClose(kernel.f32(out, rows * width), want.flat(), 5 * BUDGET);
     }
   });
+});
+
+test("the listing of rmsNorm of four elements", () => {
+  expect(listingOf((module) => emitRmsNorm(module, { width: 4, relaxed: true }))).toMatchInlineSnapshot(`
+    "rmsNorm(out: i32, x: i32, weight: i32, from: i32, to: i32, eps: f32)
+      row = from
+      if i32.lt_s(row, to)
+        loop
+          xAt = i32.add(x, i32.mul(row, 16))
+          total = f32.const[0]()
+          sum0 = v128.const[0 0 0 0]()
+          sum1 = v128.const[0 0 0 0]()
+          sum2 = v128.const[0 0 0 0]()
+          sum3 = v128.const[0 0 0 0]()
+          start = xAt
+          end = i32.add(start, 16)
+          if i32.lt_u(xAt, end)
+            loop
+              value = v128.load(xAt)
+              sum0 = f32x4.relaxed_madd(value, value, sum0)
+              xAt = i32.add(xAt, 16)
+              branch 0 if i32.lt_u(xAt, end)
+          sum0 = f32x4.add(f32x4.add(sum0, sum1), f32x4.add(sum2, sum3))
+          sum0 = f32x4.add(sum0, i8x16.shuffle[8 9 10 11 12 13 14 15 0 1 2 3 4 5 6 7](sum0, sum0))
+          total = f32.add(total, f32.add(f32x4.extract_lane[0](sum0), f32x4.extract_lane[1](sum0)))
+          factor = f32.div(f32.const[1](), f32.sqrt(f32.add(f32.div(total, f32.const[4]()), eps)))
+          xAt = i32.add(x, i32.mul(row, 16))
+          outAt = i32.add(out, i32.mul(row, 16))
+          weightAt = weight
+          start = xAt
+          end = i32.add(start, 16)
+          if i32.lt_u(xAt, end)
+            loop
+              v128.store(outAt, f32x4.mul(f32x4.mul(v128.load(xAt), f32x4.splat(factor)), v128.load(weightAt)))
+              xAt = i32.add(xAt, 16)
+              outAt = i32.add(outAt, 16)
+              weightAt = i32.add(weightAt, 16)
+              branch 0 if i32.lt_u(xAt, end)
+          row = i32.add(row, 1)
+          branch 0 if i32.lt_s(row, to)
+    "
+  `);
 });

@@ -87,12 +87,12 @@ function emitNorm(f: FunctionBuilder, spec: NormSpec, { out, x, weight, bias, ce
       { pointers: [[xAt, 4]], count: width, wide: 4 },
       (i) => {
         f.set(value, v128.load(xAt, 16 * i));
-        if (squares) f.set(value, centre(value));
+        if (squares && centred) f.set(value, centre(value));
         f.set(sums[i], squares ? fma(spec, value, value, sums[i]) : f32x4.add(sums[i], value));
       },
       () => {
         f.set(one, f32.load(xAt));
-        if (squares) f.set(one, centreOne(one));
+        if (squares && centred) f.set(one, centreOne(one));
         f.set(total, f32.add(total, squares ? f32.mul(one, one) : one));
       },
     );

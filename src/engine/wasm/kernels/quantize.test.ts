@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { expectClose } from "../../../../test/support/expect-close.ts";
-import { KernelUnderTest, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
+import { KernelUnderTest, listingOf, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
 import { dequantizeKv, quantizeKv } from "../../../attention/quantize.ts";
 import { bf16ToNumber, f16ToNumber, numberToBf16, numberToF16 } from "../../../dtype.ts";
 import { tensor } from "../../../tensor.ts";
@@ -89,5 +89,48 @@ describe("16-bit floats", () => {
     kernel.call("convert", out, kernel.put(new Float32Array(11).fill(1)), 2, 9);
     const got = new Uint16Array(kernel.u8(out, 22).buffer);
     expect([...got]).toEqual([7, 7, ...new Array<number>(7).fill(0x3f80), 7, 7]);
+  });
+});
+
+describe("the listing", () => {
+  test("of dequantize, 8 bits", () => {
+    expect(listingOf((module) => emitDequantize(module, { bits: 8, width: 4 }))).toMatchInlineSnapshot(`
+      "dequantize(out: i32, codes: i32, scales: i32, from: i32, to: i32)
+        row = from
+        if i32.lt_s(row, to)
+          loop
+            outAt = i32.add(out, i32.mul(row, 16))
+            codesAt = i32.add(codes, i32.mul(row, 4))
+            factor = f32x4.splat(f32.div(f32.load(i32.add(scales, i32.shl(row, 2))), f32.const[127.5]()))
+            start = outAt
+            end = i32.add(start, 16)
+            if i32.lt_u(outAt, end)
+              loop
+                v128.store(outAt, f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(v128.load32_zero(codesAt)))), factor))
+                outAt = i32.add(outAt, 16)
+                codesAt = i32.add(codesAt, 4)
+                branch 0 if i32.lt_u(outAt, end)
+            row = i32.add(row, 1)
+            branch 0 if i32.lt_s(row, to)
+      "
+    `);
+  });
+
+  test("of a conversion", () => {
+    const text = listingOf((module) => emitConvert(module, { from: "bf16", to: "f32" }));
+    expect(text.slice(0, text.indexOf("branch"))).toMatchInlineSnapshot(`
+      "convert(out: i32, x: i32, from: i32, to: i32)
+        out = i32.add(out, i32.mul(from, 4))
+        x = i32.add(x, i32.mul(from, 2))
+        start = out
+        end = i32.add(start, i32.mul(i32.and(i32.sub(to, from), -4), 4))
+        if i32.lt_u(out, end)
+          loop
+            value = v128.load16x4_u(x)
+            v128.store(out, i32x4.shl(value, 16))
+            out = i32.add(out, 16)
+            x = i32.add(x, 8)
+            "
+    `);
   });
 });

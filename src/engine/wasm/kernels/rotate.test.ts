@@ -1,7 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { expectClose } from "../../../../test/support/expect-close.ts";
-import { KernelUnderTest, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
-import { ModuleBuilder } from "../assembler/module.ts";
+import { KernelUnderTest, listingOf, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
 import { emitRotate, type RotateSpec } from "./rotate.ts";
 
 /** Two products and a sum, each rounded once. */
@@ -98,10 +97,8 @@ describe.each(MODES)("rotate, %o", ({ relaxed }) => {
 });
 
 test("the listing of one head is one loop", () => {
-  const module = new ModuleBuilder({ minimumPages: 1, maximumPages: 1, shared: false });
   const dims = { heads: 1, headDim: 8, rotaryDim: 8, rotaryOffset: 0 } as const;
-  emitRotate(module, { ...dims, pairing: "half", relaxed: true });
-  expect(module.toText()).toMatchInlineSnapshot(`
+  expect(listingOf((module) => emitRotate(module, { ...dims, pairing: "half", relaxed: true }))).toMatchInlineSnapshot(`
     "rotate(out: i32, x: i32, cos: i32, sin: i32, from: i32, to: i32)
       token = from
       if i32.lt_s(token, to)

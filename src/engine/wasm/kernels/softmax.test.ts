@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { expectClose } from "../../../../test/support/expect-close.ts";
-import { KernelUnderTest, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
+import { KernelUnderTest, listingOf, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
 import { emitArgmax, emitSoftmax } from "./softmax.ts";
 
 const WIDTHS = [1, 2, 3, 4, 5, 8, 31, 64, 1027];
@@ -67,4 +67,47 @@ describe("argmax", () => {
     expect(argmax([[-Infinity, -Infinity, -Infinity, -Infinity, -Infinity]])).toEqual([0]);
     expect(argmax([[NaN, NaN, NaN, NaN, NaN, -1]])).toEqual([5]);
   });
+});
+
+test("the listing of argmax of four elements", () => {
+  expect(listingOf((module) => emitArgmax(module, { width: 4 }))).toMatchInlineSnapshot(`
+    "argmax(out: i32, x: i32, from: i32, to: i32)
+      row = from
+      if i32.lt_s(row, to)
+        loop
+          xAt = i32.add(x, i32.mul(row, 16))
+          best = v128.const[-8402530 -8402530 -8402530 -8402530]()
+          indices = v128.const[0 0 0 0]()
+          index = v128.const[0 1 2 3]()
+          element = 4
+          top = f32.const[-3.4e+38]()
+          winner = 0
+          start = xAt
+          end = i32.add(start, 16)
+          if i32.lt_u(xAt, end)
+            loop
+              here = v128.load(xAt)
+              greater = f32x4.gt(here, best)
+              best = v128.bitselect(here, best, greater)
+              indices = v128.bitselect(index, indices, greater)
+              index = i32x4.add(index, v128.const[4 4 4 4]())
+              xAt = i32.add(xAt, 16)
+              branch 0 if i32.lt_u(xAt, end)
+          if i32.or(f32.gt(f32x4.extract_lane[0](best), top), i32.and(f32.eq(f32x4.extract_lane[0](best), top), i32.lt_s(i32x4.extract_lane[0](indices), winner)))
+            top = f32x4.extract_lane[0](best)
+            winner = i32x4.extract_lane[0](indices)
+          if i32.or(f32.gt(f32x4.extract_lane[1](best), top), i32.and(f32.eq(f32x4.extract_lane[1](best), top), i32.lt_s(i32x4.extract_lane[1](indices), winner)))
+            top = f32x4.extract_lane[1](best)
+            winner = i32x4.extract_lane[1](indices)
+          if i32.or(f32.gt(f32x4.extract_lane[2](best), top), i32.and(f32.eq(f32x4.extract_lane[2](best), top), i32.lt_s(i32x4.extract_lane[2](indices), winner)))
+            top = f32x4.extract_lane[2](best)
+            winner = i32x4.extract_lane[2](indices)
+          if i32.or(f32.gt(f32x4.extract_lane[3](best), top), i32.and(f32.eq(f32x4.extract_lane[3](best), top), i32.lt_s(i32x4.extract_lane[3](indices), winner)))
+            top = f32x4.extract_lane[3](best)
+            winner = i32x4.extract_lane[3](indices)
+          i32.store(i32.add(out, i32.shl(row, 2)), winner)
+          row = i32.add(row, 1)
+          branch 0 if i32.lt_s(row, to)
+    "
+  `);
 });

@@ -23,12 +23,22 @@ const EXP_SERIES = [720, 120, 24, 6, 2].map((factorial) => 1 / factorial);
 /** Below this, exp would leave the normal f32 numbers; it becomes 0. */
 const EXP_MINIMUM = -87.3;
 
+/** Added to a number of magnitude below 2^22 it leaves the nearest integer in the lowest bits. */
+const ROUNDER = 1.5 * 2 ** 23;
+
+/** Given x in `r`, sets `n` to rint(x / ln 2) and `power` to 2^n, for n from −126 to 127. */
+function emitPower(f: FunctionBuilder, mode: FloatingMode, power: Local<"v128">, n: Local<"v128">, r: V128): void {
+  f.set(n, fma(mode, r, f.constant(Math.LOG2E), f.constant(ROUNDER)));
+  f.set(power, i32x4.add(i32x4.shl(n, 23), f.constant(1))); // n to the exponent of 1
+  f.set(n, f32x4.sub(n, f.constant(ROUNDER)));
+}
+
 /** Given x in `r` and n = rint(x / ln 2) in `n`, sets `n` to exp(x − n·ln 2) − 1; `r` is overwritten. */
 function emitExpRest(f: FunctionBuilder, mode: FloatingMode, n: Local<"v128">, r: Local<"v128">): void {
-  f.set(r, fma(mode, n, f32x4.const(-LN2_HIGH), r));
-  f.set(r, fma(mode, n, f32x4.const(-LN2_LOW), r));
-  let polynomial: V128 = f32x4.const(EXP_SERIES[0]);
-  for (const coefficient of EXP_SERIES.slice(1)) polynomial = fma(mode, polynomial, r, f32x4.const(coefficient));
+  f.set(r, fma(mode, n, f.constant(-LN2_HIGH), r));
+  f.set(r, fma(mode, n, f.constant(-LN2_LOW), r));
+  let polynomial: V128 = f.constant(EXP_SERIES[0]);
+  for (const coefficient of EXP_SERIES.slice(1)) polynomial = fma(mode, polynomial, r, f.constant(coefficient));
   f.set(n, fma(mode, f32x4.mul(r, r), polynomial, r));
 }
 
@@ -45,10 +55,9 @@ export function emitExp(
   x: V128,
   [r, n]: readonly [Local<"v128">, Local<"v128">],
 ): void {
-  f.set(r, f32x4.pmax(x, f32x4.const(EXP_MINIMUM - 1)));
-  f.set(n, f32x4.nearest(f32x4.mul(r, f32x4.const(Math.LOG2E))));
-  const power = i32x4.shl(i32x4.add(i32x4.truncSatF32(n), i32x4.const(127)), 23);
-  f.set(target, v128.and(f32x4.ge(r, f32x4.const(EXP_MINIMUM)), power));
+  f.set(r, f32x4.pmax(x, f.constant(EXP_MINIMUM - 1)));
+  emitPower(f, mode, target, n, r);
+  f.set(target, v128.and(f32x4.ge(r, f.constant(EXP_MINIMUM)), target));
   emitExpRest(f, mode, n, r);
   f.set(target, fma(mode, n, target, target));
 }
@@ -69,12 +78,11 @@ export function emitTanh(
 ): void {
   f.set(target, x);
   f.set(r, f32x4.abs(target));
-  f.set(r, f32x4.pmin(f32x4.add(r, r), f32x4.const(20))); // tanh(10) is 1 in f32
-  f.set(rest, f32x4.nearest(f32x4.mul(r, f32x4.const(Math.LOG2E))));
-  f.set(power, i32x4.shl(i32x4.add(i32x4.truncSatF32(rest), i32x4.const(127)), 23));
+  f.set(r, f32x4.pmin(f32x4.add(r, r), f.constant(20))); // tanh(10) is 1 in f32
+  emitPower(f, mode, power, rest, r);
   emitExpRest(f, mode, rest, r);
-  f.set(rest, fma(mode, rest, power, f32x4.sub(power, f32x4.const(1))));
-  f.set(rest, f32x4.div(rest, f32x4.add(rest, f32x4.const(2))));
+  f.set(rest, fma(mode, rest, power, f32x4.sub(power, f.constant(1))));
+  f.set(rest, f32x4.div(rest, f32x4.add(rest, f.constant(2))));
   f.set(target, v128.or(rest, v128.and(target, i32x4.const(SIGN))));
 }
 
@@ -94,8 +102,8 @@ export function emitSigmoid(
   x: V128,
   [r, n]: readonly [Local<"v128">, Local<"v128">],
 ): void {
-  emitExp(f, mode, target, f32x4.pmin(f32x4.neg(x), f32x4.const(88)), [r, n]);
-  f.set(target, f32x4.div(f32x4.const(1), f32x4.add(target, f32x4.const(1))));
+  emitExp(f, mode, target, f32x4.pmin(f32x4.neg(x), f.constant(88)), [r, n]);
+  f.set(target, f32x4.div(f.constant(1), f32x4.add(target, f.constant(1))));
 }
 
 /** Of the series of artanh: log((1 + s)/(1 − s)) = 2s·(1 + s²/3 + s⁴/5 + …); the rest is below 3e-9 for |s| < 0.172. */
@@ -118,21 +126,21 @@ export function emitLog(
   f.set(value, x);
   // The exponent of x/√½, rounded down, so that m = x / 2^e lies in [√½, √2).
   f.set(e, i32x4.shrS(i32x4.sub(value, i32x4.const(wordOf(Math.SQRT1_2))), 23));
-  f.set(target, f32x4.sub(i32x4.sub(value, i32x4.shl(e, 23)), f32x4.const(1))); // m − 1, exact
+  f.set(target, f32x4.sub(i32x4.sub(value, i32x4.shl(e, 23)), f.constant(1))); // m − 1, exact
   f.set(e, f32x4.convertI32(e));
-  f.set(s, f32x4.div(target, f32x4.add(target, f32x4.const(2))));
+  f.set(s, f32x4.div(target, f32x4.add(target, f.constant(2))));
   f.set(target, f32x4.mul(s, s));
-  let polynomial: V128 = f32x4.const(LOG_SERIES[0]);
-  for (const coefficient of LOG_SERIES.slice(1)) polynomial = fma(mode, polynomial, target, f32x4.const(coefficient));
+  let polynomial: V128 = f.constant(LOG_SERIES[0]);
+  for (const coefficient of LOG_SERIES.slice(1)) polynomial = fma(mode, polynomial, target, f.constant(coefficient));
   f.set(target, f32x4.mul(polynomial, target));
   f.set(target, fma(mode, target, s, f32x4.add(s, s)));
-  f.set(target, f32x4.add(target, f32x4.mul(e, f32x4.const(LN2_LOW))));
-  f.set(target, fma(mode, e, f32x4.const(LN2_HIGH), target));
-  const tiny = f32x4.lt(value, f32x4.const(2 ** -126));
-  f.set(target, v128.select(f32x4.const(-Infinity), target, tiny));
-  f.set(target, v128.select(f32x4.const(NaN), target, f32x4.lt(value, f32x4.const(0))));
+  f.set(target, f32x4.add(target, f32x4.mul(e, f.constant(LN2_LOW))));
+  f.set(target, fma(mode, e, f.constant(LN2_HIGH), target));
+  const tiny = f32x4.lt(value, f.constant(2 ** -126));
+  f.set(target, v128.select(f.constant(-Infinity), target, tiny));
+  f.set(target, v128.select(f.constant(NaN), target, f32x4.lt(value, f.constant(0))));
   // Infinity and NaN are their own logarithm.
-  f.set(target, v128.select(target, value, f32x4.lt(value, f32x4.const(Infinity))));
+  f.set(target, v128.select(target, value, f32x4.lt(value, f.constant(Infinity))));
 }
 
 /** Abramowitz and Stegun 7.1.26: erfc(z) = t·(…)·exp(−z²), t = 1/(1 + p·z), z >= 0, within 1.5e-7. */
@@ -153,14 +161,14 @@ export function emitNormalCdf(
   [value, t, r, n]: readonly [Local<"v128">, Local<"v128">, Local<"v128">, Local<"v128">],
 ): void {
   f.set(value, x);
-  f.set(t, f32x4.mul(f32x4.abs(value), f32x4.const(Math.SQRT1_2)));
-  f.set(t, f32x4.div(f32x4.const(1), fma(mode, t, f32x4.const(ERFC_P), f32x4.const(1))));
-  emitExp(f, mode, target, f32x4.mul(f32x4.mul(value, value), f32x4.const(-0.5)), [r, n]);
-  let polynomial: V128 = f32x4.const(ERFC_SERIES[0]);
-  for (const coefficient of ERFC_SERIES.slice(1)) polynomial = fma(mode, polynomial, t, f32x4.const(coefficient));
-  f.set(target, f32x4.mul(f32x4.mul(target, f32x4.const(0.5)), f32x4.mul(polynomial, t))); // Φ(−|x|)
-  const negative = f32x4.lt(value, f32x4.const(0));
-  f.set(target, v128.select(target, f32x4.sub(f32x4.const(1), target), negative));
+  f.set(t, f32x4.mul(f32x4.abs(value), f.constant(Math.SQRT1_2)));
+  f.set(t, f32x4.div(f.constant(1), fma(mode, t, f.constant(ERFC_P), f.constant(1))));
+  emitExp(f, mode, target, f32x4.mul(f32x4.mul(value, value), f.constant(-0.5)), [r, n]);
+  let polynomial: V128 = f.constant(ERFC_SERIES[0]);
+  for (const coefficient of ERFC_SERIES.slice(1)) polynomial = fma(mode, polynomial, t, f.constant(coefficient));
+  f.set(target, f32x4.mul(f32x4.mul(target, f.constant(0.5)), f32x4.mul(polynomial, t))); // Φ(−|x|)
+  const negative = f32x4.lt(value, f.constant(0));
+  f.set(target, v128.select(target, f32x4.sub(f.constant(1), target), negative));
 }
 
 /** The sums of the lanes of a, b, c and d, as one vector; a and c are overwritten. */

@@ -1,0 +1,169 @@
+/**
+ * The WASM kernels beside the limits of the core they run on: `npm run build && node bench/kernels.mjs [--plain]`.
+ *
+ * Every round measures the limits and all kernels, one after the other; times are medians of the rounds, shares are
+ * medians of the shares within a round. `--plain` leaves relaxed SIMD out.
+ */
+import { parseArgs } from "node:util";
+import v8 from "node:v8";
+
+// Kernels are measured in the optimising tier only.
+v8.setFlagsFromString("--no-liftoff");
+v8.setFlagsFromString("--no-wasm-lazy-compilation");
+
+const { values: options } = parseArgs({ options: { plain: { type: "boolean" }, rounds: { type: "string" } } });
+const rounds = Number(options.rounds ?? 9);
+
+const wasm = "../dist/engine/wasm";
+const { detectFeatures } = await import(`${wasm}/features.js`);
+const { ModuleBuilder } = await import(`${wasm}/assembler/module.js`);
+const { f32x4, i32, v128 } = await import(`${wasm}/assembler/expression.js`);
+const { fma } = await import(`${wasm}/kernels/vector-math.js`);
+const { emitLinear } = await import(`${wasm}/kernels/linear.js`);
+const { weightBytes } = await import(`${wasm}/kernels/weights.js`);
+const { emitRotate } = await import(`${wasm}/kernels/rotate.js`);
+const { emitRmsNorm } = await import(`${wasm}/kernels/norm.js`);
+const { emitGate } = await import(`${wasm}/kernels/elementwise.js`);
+const { emitSoftmax } = await import(`${wasm}/kernels/softmax.js`);
+
+const relaxed = detectFeatures().relaxed && !options.plain;
+const MiB = 2 ** 20;
+const memory = new WebAssembly.Memory({ initial: 2048, maximum: 2048 });
+new Float32Array(memory.buffer).fill(2 ** -10);
+
+function compile(emit) {
+  const module = new ModuleBuilder({ minimumPages: 1, maximumPages: 65536, shared: false });
+  emit(module);
+  return new WebAssembly.Instance(new WebAssembly.Module(module.toBytes()), { env: { memory } }).exports;
+}
+
+/** Twelve independent chains of multiply-add, in registers. */
+function emitPeak(module) {
+  module.function("peak", (f) => {
+    const turns = f.parameter("turns", "i32");
+    const sums = f.vectors("sum", 12);
+    const x = f.local("x", "v128", v128.load(0));
+    f.doWhile(
+      () => {
+        for (const sum of sums) f.set(sum, fma({ relaxed }, x, x, sum));
+        f.set(turns, i32.sub(turns, 1));
+      },
+      () => turns,
+    );
+    for (const [i, sum] of sums.entries()) f.storeVector(0, sum, 16 * i);
+  });
+}
+
+/** Reads memory from start to end, a line of 64 bytes at a time. */
+function emitRead(module) {
+  module.function("read", (f) => {
+    const at = f.parameter("at", "i32");
+    const end = f.parameter("end", "i32");
+    const sums = f.vectors("sum", 4);
+    f.doWhile(
+      () => {
+        for (const [i, sum] of sums.entries()) f.set(sum, f32x4.add(sum, v128.load(at, 16 * i)));
+        f.set(at, i32.add(at, 64));
+      },
+      () => i32.ltU(at, end),
+    );
+    for (const [i, sum] of sums.entries()) f.storeVector(0, sum, 16 * i);
+  });
+}
+
+const linear = (name, inputs, outputs, tokens, weightType) => {
+  const { linear } = compile((module) =>
+    emitLinear(module, { inputs, outStride: 4 * outputs, weightType, bias: false, relaxed }),
+  );
+  return {
+    name,
+    flop: 2 * inputs * outputs * tokens,
+    bytes: tokens === 1 ? weightBytes(weightType, inputs * outputs) : undefined,
+    run: () => linear(8 * MiB, 1 * MiB, 16 * MiB, 0, 0, tokens, 0, outputs, 64 * 1024),
+  };
+};
+
+const rotation = (name, pairing, x) => {
+  const [heads, tokens, headDim] = [8, 4096, 128];
+  const dims = { heads, headDim, rotaryDim: headDim, rotaryOffset: 0, pairing, relaxed };
+  const { rotate } = compile((module) => emitRotate(module, { ...dims, ...(x ? { x } : {}) }));
+  return {
+    name,
+    bytes: 8 * heads * tokens * headDim,
+    run: () => rotate(16 * MiB, 16 * MiB, MiB, 4 * MiB, 0, tokens),
+  };
+};
+
+const rows = (name, emit, bytes, call) => {
+  const exports = compile(emit);
+  return { name, bytes, run: () => call(exports) };
+};
+
+const peakTurns = 300_000;
+const { peak } = compile(emitPeak);
+const { read } = compile(emitRead);
+const cases = [
+  { name: "limit: 128-bit multiply-add", flop: 12 * 8 * peakTurns, run: () => peak(peakTurns) },
+  { name: "limit: read 96 MiB", bytes: 96 * MiB, run: () => read(16 * MiB, 112 * MiB) },
+  linear("linear 512³ f32", 512, 512, 512, "f32"),
+  linear("linear 512³ q4_0", 512, 512, 512, "q4_0"),
+  linear("linear 4 x 4096 by 4096 x 1024 f32", 4096, 1024, 4, "f32"),
+  ...["f32", "f16", "bf16", "int8", "q8_0", "q4_0"].map((type) =>
+    linear(`linear 1 x 4096 by 4096² ${type}`, 4096, 4096, 1, type),
+  ),
+  rotation("rotate [4096, 8, 128] half", "half"),
+  rotation("rotate [4096, 8, 128] interleaved", "interleaved"),
+  rotation("rotate [8, 4096, 128] half", "half", { tokenStride: 512, headStride: 512 * 4096 }),
+  rows(
+    "rmsNorm [512, 4096]",
+    (module) => emitRmsNorm(module, { width: 4096, relaxed }),
+    2 * 8 * MiB,
+    ({ rmsNorm }) => rmsNorm(32 * MiB, 16 * MiB, MiB, 0, 512, 1e-5),
+  ),
+  rows(
+    "silu gate of 2 Mi numbers",
+    (module) => emitGate(module, { activation: "silu", relaxed }),
+    3 * 8 * MiB,
+    ({ gate }) => gate(32 * MiB, 16 * MiB, 48 * MiB, 0, 2 * MiB),
+  ),
+  rows(
+    "softmax of 151936 logits",
+    (module) => emitSoftmax(module, { width: 151936, relaxed }),
+    8 * 151936,
+    ({ softmax }) => softmax(32 * MiB, 16 * MiB, 0, 1, 1),
+  ),
+];
+
+const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
+const times = cases.map(() => []);
+for (let round = -1; round < rounds; round++) {
+  for (const [i, { run }] of cases.entries()) {
+    // A few calls of about 5 ms in all; the best of them is what the core can do in this round.
+    let best = Infinity;
+    for (let spent = 0, calls = 0; spent < 5 && calls < 50; calls++) {
+      const start = performance.now();
+      run();
+      const elapsed = performance.now() - start;
+      spent += elapsed;
+      best = Math.min(best, elapsed);
+    }
+    if (round >= 0) times[i].push(best); // the first round warms up
+  }
+}
+
+const share = (i, limit, work) =>
+  median(times[i].map((time, round) => work(cases[i]) / time / (work(cases[limit]) / times[limit][round])));
+process.stdout.write(`${process.version}, relaxed SIMD ${relaxed}, ${rounds} rounds\n\n`);
+process.stdout.write("| work | ms | GFLOP/s | of peak | GB/s | of read bandwidth |\n|---|---|---|---|---|---|\n");
+for (const [i, { name, flop, bytes }] of cases.entries()) {
+  const time = median(times[i]);
+  const cells = [
+    name,
+    time.toFixed(3),
+    flop ? (flop / time / 1e6).toFixed(1) : "",
+    flop ? share(i, 0, (one) => one.flop).toFixed(2) : "",
+    bytes ? (bytes / time / 1e6).toFixed(1) : "",
+    bytes ? share(i, 1, (one) => one.bytes).toFixed(2) : "",
+  ];
+  process.stdout.write(`| ${cells.join(" | ")} |\n`);
+}
