@@ -81,7 +81,7 @@ export function lowerPlan(
 }
 
 /** {first key, keys, address of bits or 0} of every entry. */
-function entryWords({ tiles, bits, dims }: AttentionPlan, bitsAddress: number): Int32Array {
+export function entryWords({ tiles, bits, dims }: AttentionPlan, bitsAddress: number): Int32Array {
   const { rowPointers, firstPartial, columns, keyTile } = tiles;
   const words = new Int32Array((columns.length * ENTRY_BYTES) / 4);
   for (let row = 0; row < firstPartial.length; row++) {
