@@ -67,7 +67,7 @@ describe("formatReport", () => {
   test("tells everything, layer groups one after the other", () => {
     expect(formatReport(REPORT)).toEqual([
       "llama: 7 layers, 1,234,567 parameters",
-      "  weights      2.35 MiB stored as BF16, 4.71 MiB loaded as f32",
+      "  weights      2.35 MiB stored as BF16, 4.71 MiB loaded",
       "  vocabulary   49,152 tokens, tied to the output head, stop at 1, 2",
       "  width        576",
       "  context      4,096 tokens",

@@ -46,7 +46,7 @@ export function formatReport(report: ModelReport, memory?: number): string[] {
   const perToken = report.cacheBytesPerToken;
   const lines = [
     `${modelType}: ${count(layers, "layer")}, ${group(parameters)} parameters`,
-    row("weights", `${formatBytes(storedBytes)} stored as ${dtypes}, ${formatBytes(loadedBytes)} loaded as f32`),
+    row("weights", `${formatBytes(storedBytes)} stored as ${dtypes}, ${formatBytes(loadedBytes)} loaded`),
     row("vocabulary", `${group(report.vocabSize)} tokens, ${head}${stops}`),
     row("width", `${group(report.hiddenSize)}`),
     row("context", `${group(maxPositions)} tokens`),

@@ -92,16 +92,17 @@ describe("reportModel", () => {
       [
         { storedDType: "F32", shape: [3], byteLength: 12 },
         { storedDType: "BF16", shape: [5, 7], byteLength: 70 },
+        { storedDType: "BF16", shape: [2], byteLength: 4 },
         { storedDType: "F32", shape: [], byteLength: 4 },
       ],
     );
     expect(report).toMatchObject({
       stopTokenIds: [2],
-      parameters: 39,
-      storedBytes: 86,
-      loadedBytes: 156,
+      parameters: 41,
+      storedBytes: 90,
+      loadedBytes: 3 * 4 + 70 + 2 * 4 + 4, // matrices keep 16 bits
       stored: [
-        { dtype: "BF16", count: 35, bytes: 70 },
+        { dtype: "BF16", count: 37, bytes: 74 },
         { dtype: "F32", count: 4, bytes: 16 },
       ],
     });

@@ -70,7 +70,7 @@ export type ModelReport = {
   /** Bytes of the parameters in the weight files. */
   readonly storedBytes: number;
   readonly stored: readonly StoredParameters[];
-  /** Bytes of the parameters when loaded, as f32. */
+  /** Bytes of the parameters when loaded: matrices of 16-bit floats as they are, everything else as f32. */
   readonly loadedBytes: number;
   /** Bytes of keys and values of all layers for one token, as f32. */
   readonly cacheBytesPerToken: number;
@@ -119,10 +119,20 @@ export function reportModel(
     parameters,
     storedBytes: sum(stored.map(({ bytes }) => bytes)),
     stored,
-    loadedBytes: parameters * bytesPerElement("f32"),
+    loadedBytes: sum(tensors.map(loadedBytes)),
     cacheBytesPerToken: cacheRowValues * bytesPerElement("f32"),
     layerGroups: groupLayers(layers, maxPositions),
   };
+}
+
+/** What the WASM backend keeps of a tensor. */
+function loadedBytes({
+  storedDType,
+  shape,
+  byteLength,
+}: Pick<TensorInfo, "storedDType" | "shape" | "byteLength">): number {
+  const isHalf = storedDType === "F16" || storedDType === "BF16";
+  return isHalf && shape.length === 2 ? byteLength : sizeOf(shape) * bytesPerElement("f32");
 }
 
 function storedByDType(
