@@ -14,11 +14,9 @@ v8.setFlagsFromString("--no-wasm-lazy-compilation");
 const { values: options } = parseArgs({ options: { plain: { type: "boolean" }, rounds: { type: "string" } } });
 const rounds = Number(options.rounds ?? 9);
 
+const { compile, createLimits } = await import("./limits.mjs");
 const wasm = "../dist/engine/wasm";
 const { detectFeatures } = await import(`${wasm}/features.js`);
-const { ModuleBuilder } = await import(`${wasm}/assembler/module.js`);
-const { f32x4, i32, v128 } = await import(`${wasm}/assembler/expression.js`);
-const { fma } = await import(`${wasm}/kernels/vector-math.js`);
 const { emitLinear } = await import(`${wasm}/kernels/linear.js`);
 const { weightBytes } = await import(`${wasm}/kernels/weights.js`);
 const { emitRotate } = await import(`${wasm}/kernels/rotate.js`);
@@ -31,48 +29,8 @@ const MiB = 2 ** 20;
 const memory = new WebAssembly.Memory({ initial: 2048, maximum: 2048 });
 new Float32Array(memory.buffer).fill(2 ** -10);
 
-function compile(emit) {
-  const module = new ModuleBuilder({ minimumPages: 1, maximumPages: 65536, shared: false });
-  emit(module);
-  return new WebAssembly.Instance(new WebAssembly.Module(module.toBytes()), { env: { memory } }).exports;
-}
-
-/** Twelve independent chains of multiply-add, in registers. */
-function emitPeak(module) {
-  module.function("peak", (f) => {
-    const turns = f.parameter("turns", "i32");
-    const sums = f.vectors("sum", 12);
-    const x = f.local("x", "v128", v128.load(0));
-    f.doWhile(
-      () => {
-        for (const sum of sums) f.set(sum, fma({ relaxed }, x, x, sum));
-        f.set(turns, i32.sub(turns, 1));
-      },
-      () => turns,
-    );
-    for (const [i, sum] of sums.entries()) f.storeVector(0, sum, 16 * i);
-  });
-}
-
-/** Reads memory from start to end, a line of 64 bytes at a time. */
-function emitRead(module) {
-  module.function("read", (f) => {
-    const at = f.parameter("at", "i32");
-    const end = f.parameter("end", "i32");
-    const sums = f.vectors("sum", 4);
-    f.doWhile(
-      () => {
-        for (const [i, sum] of sums.entries()) f.set(sum, f32x4.add(sum, v128.load(at, 16 * i)));
-        f.set(at, i32.add(at, 64));
-      },
-      () => i32.ltU(at, end),
-    );
-    for (const [i, sum] of sums.entries()) f.storeVector(0, sum, 16 * i);
-  });
-}
-
 const linear = (name, inputs, outputs, tokens, weightType) => {
-  const { linear } = compile((module) =>
+  const { linear } = compile(memory, (module) =>
     emitLinear(module, { inputs, outStride: 4 * outputs, weightType, bias: false, relaxed }),
   );
   return {
@@ -86,7 +44,7 @@ const linear = (name, inputs, outputs, tokens, weightType) => {
 const rotation = (name, pairing, x) => {
   const [heads, tokens, headDim] = [8, 4096, 128];
   const dims = { heads, headDim, rotaryDim: headDim, rotaryOffset: 0, pairing, relaxed };
-  const { rotate } = compile((module) => emitRotate(module, { ...dims, ...(x ? { x } : {}) }));
+  const { rotate } = compile(memory, (module) => emitRotate(module, { ...dims, ...(x ? { x } : {}) }));
   return {
     name,
     bytes: 8 * heads * tokens * headDim,
@@ -95,16 +53,15 @@ const rotation = (name, pairing, x) => {
 };
 
 const rows = (name, emit, bytes, call) => {
-  const exports = compile(emit);
+  const exports = compile(memory, emit);
   return { name, bytes, run: () => call(exports) };
 };
 
-const peakTurns = 300_000;
-const { peak } = compile(emitPeak);
-const { read } = compile(emitRead);
+const limits = createLimits(memory, { relaxed, from: 16 * MiB, to: 112 * MiB });
 const cases = [
-  { name: "limit: 128-bit multiply-add", flop: 12 * 8 * peakTurns, run: () => peak(peakTurns) },
-  { name: "limit: read 96 MiB", bytes: 96 * MiB, run: () => read(16 * MiB, 112 * MiB) },
+  { name: "limit: 128-bit multiply-add", ...limits.peak },
+  { name: "limit: read 96 MiB", ...limits.read },
+  { name: "limit: read 96 MiB, one of eight heads after the other", ...limits.heads },
   linear("linear 512³ f32", 512, 512, 512, "f32"),
   linear("linear 512³ q4_0", 512, 512, 512, "q4_0"),
   linear("linear 4 x 4096 by 4096 x 1024 f32", 4096, 1024, 4, "f32"),

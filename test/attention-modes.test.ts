@@ -87,7 +87,7 @@ describe("autoregressive decoding", () => {
   it("plans a step once and runs it in every layer", async () => {
     const step = { q: rows(q, 22, 23), k, v, mask, sinks };
     const plan = engine.plan(step);
-    expect(plan.kernel).toBe("dense");
+    expect(plan.kernel).toBe("decode");
     expectRows(await engine.run(plan, step), 22, 23);
     const layer = { ...step, v: values([T, HK, DV], 33) };
     const { out } = await engine.attention(layer);

@@ -67,9 +67,20 @@ describe("orders", () => {
       () => shardSlices(7, 2),
       "ShapeError: shardSlices: length must be a multiple of shards; got length=7, shards=2. Pad with tokens of segment -1.",
     ],
-    [() => loadBalancedOrder(8, 0), "ConfigError: loadBalancedOrder: shards must be a positive integer; got shards=0."],
-    [() => ringSchedule(1.5), "ConfigError: ringSchedule: shards must be a positive integer; got shards=1.5."],
-    [() => allGatherSchedule(-1), "ConfigError: allGatherSchedule: shards must be a positive integer; got shards=-1."],
+    [
+      () => loadBalancedOrder(8, 0),
+      "ConfigError: loadBalancedOrder: shards must be an integer from 1 to 1024; got shards=0.",
+    ],
+    [() => ringSchedule(1.5), "ConfigError: ringSchedule: shards must be an integer from 1 to 1024; got shards=1.5."],
+    [
+      () => allGatherSchedule(-1),
+      "ConfigError: allGatherSchedule: shards must be an integer from 1 to 1024; got shards=-1.",
+    ],
+    [
+      () => ringSchedule(100_000), // its steps would be 10^10 entries
+      "ConfigError: ringSchedule: shards must be an integer from 1 to 1024; got shards=100000.",
+    ],
+    [() => stripedOrder(2 ** 40, 2), "BudgetError: stripedOrder: at most 67108864 tokens; got length=1099511627776."],
     [
       () => inverseOrder(Int32Array.of(0, 2, 2)),
       "ConfigError: inverseOrder: the order must have each of 0 to 2 once; got index=2, value=2.",

@@ -10,8 +10,9 @@
  *     out       = joinTokens(outs of all ranks, options)
  */
 
-import { ConfigError, ShapeError } from "../errors.ts";
+import { BudgetError, ConfigError, ShapeError } from "../errors.ts";
 import { reshape, sizeOf, type Tensor, tensor, zeros } from "../tensor.ts";
+import { MAX_TOKENS } from "./spec.ts";
 import { type AttentionState, mergeStates } from "./state.ts";
 
 /**
@@ -230,9 +231,12 @@ export function attendShards(
   return mergeStates(...schedule.steps.flatMap((step) => step[rank].map(attend)));
 }
 
+/** A schedule has an entry for every two of them. */
+const MAX_SHARDS = 1024;
+
 function checkShards(where: string, shards: number): void {
-  if (!Number.isSafeInteger(shards) || shards < 1) {
-    throw new ConfigError(where, "shards must be a positive integer", { shards });
+  if (!Number.isSafeInteger(shards) || shards < 1 || shards > MAX_SHARDS) {
+    throw new ConfigError(where, `shards must be an integer from 1 to ${MAX_SHARDS}`, { shards });
   }
 }
 
@@ -240,6 +244,7 @@ function checkShards(where: string, shards: number): void {
 function groupSize(where: string, length: number, shards: number, perShard: number): number {
   checkShards(where, shards);
   const groups = perShard * shards;
+  if (length > MAX_TOKENS) throw new BudgetError(where, `at most ${MAX_TOKENS} tokens`, { length });
   if (!Number.isSafeInteger(length) || length < 0 || length % groups !== 0) {
     throw new ShapeError(
       where,

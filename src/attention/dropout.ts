@@ -43,13 +43,23 @@ export function checkDropout(where: string, { rate, seed }: Dropout): void {
 
 /** The 32 bits, 0 to 2^32 − 1, that decide about a pair. */
 export function dropoutBits(seed: number, batch: number, head: number, query: number, key: number): number {
-  const row = mix(mix(mix(mix(seed + 0x9e3779b9) + batch) + head) + query);
-  return mix(row + Math.imul(key, 0x9e3779b9));
+  return mix(dropoutRow(seed, batch, head, query) + Math.imul(key, 0x9e3779b9));
+}
+
+/** The part of the bits that belongs to the query: `row` in the formula above. */
+export function dropoutRow(seed: number, batch: number, head: number, query: number): number {
+  return mix(mix(mix(mix(seed + 0x9e3779b9) + batch) + head) + query);
+}
+
+/** Bits from this on keep a pair, 0 to 2^32 − 1. */
+export function dropoutThreshold({ rate }: Dropout): number {
+  return Math.floor(rate * 2 ** 32);
 }
 
 /** The factors of a checked dropout. */
-export function dropoutFactor({ rate, seed }: Dropout): DropoutFactor {
-  const threshold = Math.floor(rate * 2 ** 32);
+export function dropoutFactor(dropout: Dropout): DropoutFactor {
+  const { rate, seed } = dropout;
+  const threshold = dropoutThreshold(dropout);
   const kept = 1 / (1 - rate);
   return (batch, head, query, key) => (dropoutBits(seed, batch, head, query, key) >= threshold ? kept : 0);
 }

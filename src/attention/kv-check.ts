@@ -2,10 +2,14 @@
  * Refuses keys and values whose tables lead out of their storage, so that no kernel has to look.
  */
 
+import { holds } from "../dtype.ts";
 import { ConfigError, ShapeError } from "../errors.ts";
 import { sizeOf } from "../tensor.ts";
 import type { KeyValues, KvStore, PagedKv, RingKv } from "./kv-view.ts";
 import { checkQuantizedKv } from "./quantize.ts";
+
+const LAYOUTS: readonly unknown[] = ["contiguous", "ring", "paged"];
+const DTYPES: readonly unknown[] = ["f32", "f64", "f16", "bf16"];
 
 /** Sizes of keys and values, by the house's shape letters. */
 export type KvDims = {
@@ -27,6 +31,9 @@ export type KvDims = {
  * @throws ConfigError when a length, a ring start or a page id is out of range
  */
 export function checkKeyValues(where: string, kv: KeyValues): KvDims {
+  if (kv.layout !== undefined && !LAYOUTS.includes(kv.layout)) {
+    throw new ConfigError(where, `layout must be one of ${LAYOUTS.join(", ")}, or absent`, { layout: kv.layout });
+  }
   const keys = storeShape(where, "keys", kv.keys, kv.layout === undefined ? 3 : 4);
   const values = storeShape(where, "values", kv.values, kv.layout === undefined ? 3 : 4);
   if (keys.slice(0, -1).join() !== values.slice(0, -1).join()) {
@@ -45,7 +52,12 @@ export function checkKeyValues(where: string, kv: KeyValues): KvDims {
 
 function storeShape(where: string, name: string, store: KvStore, rank: number): readonly number[] {
   if ("codes" in store) checkQuantizedKv(where, store);
-  else if (store.data.length !== sizeOf(store.shape)) {
+  else if (!DTYPES.includes(store.dtype) || !holds(store.dtype, store.data)) {
+    throw new ShapeError(where, `${name} must be f32, f64, f16 or bf16, in an array of that type`, {
+      dtype: store.dtype,
+      array: Object.prototype.toString.call(store.data),
+    });
+  } else if (store.data.length !== sizeOf(store.shape)) {
     throw new ShapeError(where, `the data of ${name} must have the size of its shape`, {
       length: store.data.length,
       shape: store.shape,
@@ -60,6 +72,9 @@ function storeShape(where: string, name: string, store: KvStore, rank: number): 
 /** Tk, and that positions and segments have it. */
 function countSlots(where: string, kv: KeyValues, B: number, rows: number): number {
   const { positions, segments } = kv;
+  for (const [name, row] of Object.entries({ positions, segments })) {
+    if (!(row instanceof Int32Array)) throw new ShapeError(where, `${name} must be an Int32Array`, {});
+  }
   if (segments.length !== positions.length) {
     throw new ShapeError(where, "positions and segments must have the same length", {
       positions: positions.length,

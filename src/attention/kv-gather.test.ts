@@ -9,6 +9,7 @@ import { gatherKv } from "./kv-gather.ts";
 import type { ContiguousKv, KeyValues, PagedKv, RingKv } from "./kv-view.ts";
 import { dequantizeKv, quantizeKv } from "./quantize.ts";
 import { type ReferenceOutput, referenceAttention } from "./reference.ts";
+import { scoreModifier } from "./score-expression.ts";
 
 const B = 2;
 const TK = 11;
@@ -282,11 +283,39 @@ describe("referenceAttention over views", () => {
   });
 });
 
+it("a score modifier that reads segments needs those of the queries", () => {
+  const modifiers = [
+    scoreModifier(({ score, select }) => select(sameSegment(), score, score.sub(5))),
+    scoreModifier(({ score, kvSegment }) => score.add(kvSegment)),
+  ];
+  for (const modifier of modifiers) {
+    const request = { q: QUERIES, kv: contiguous(), queryPositions: QUERY_POSITIONS, scoreModifier: modifier };
+    expect(thrownBy(() => referenceAttention(request))).toBe(
+      "ConfigError: attention: querySegments and keySegments must be given together; got querySegments=false, keySegments=true. A query and a key can only be compared when both know their segment.",
+    );
+  }
+});
+
 describe("checkKeyValues", () => {
   const pages = (): PagedKv => paged(4, [3, 0, 4, 1, 2]);
   const table = (...ids: number[]): Tensor<"i32"> => tensor("i32", [2, 3], Int32Array.from(ids));
 
   it.each<[string, () => KeyValues, string]>([
+    [
+      "the layout is unknown",
+      () => ({ ...contiguous(), layout: "ragged" }) as never,
+      'ConfigError: gatherKv: layout must be one of contiguous, ring, paged, or absent; got layout="ragged".',
+    ],
+    [
+      "keys are integers",
+      () => ({ ...contiguous(), keys: zeros("i32", [2, 11, 2, 5]) }) as never,
+      'ShapeError: gatherKv: keys must be f32, f64, f16 or bf16, in an array of that type; got dtype="i32", array="[object Int32Array]".',
+    ],
+    [
+      "positions are a plain list",
+      () => ({ ...contiguous(), positions: Array(22).fill(0) }) as never,
+      "ShapeError: gatherKv: positions must be an Int32Array.",
+    ],
     [
       "a page id is too large",
       () => ({ ...pages(), pageTable: table(3, 0, 5, 1, 2, -1) }),

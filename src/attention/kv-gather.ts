@@ -9,6 +9,7 @@ import { type Tensor, tensor } from "../tensor.ts";
 import { checkKeyValues } from "./kv-check.ts";
 import type { KeyValues, KvStore } from "./kv-view.ts";
 import { dequantizeKv } from "./quantize.ts";
+import { rowsOfModifier } from "./score.ts";
 import type { AttentionRequest, DenseAttentionRequest } from "./spec.ts";
 
 /** Dense keys and values. */
@@ -52,14 +53,17 @@ export function gatherKv(kv: KeyValues): DenseKv {
   return { k: gatherRows(kv.keys, from, k.shape), v: gatherRows(kv.values, from, v.shape), ...slots };
 }
 
-/** As `gatherKv`, without the numbers: what a plan needs. */
+/** As `gatherKv`, but k and v are shapes without numbers: what a plan needs. */
 export function shapeOfKv(kv: KeyValues): DenseKv {
   const { from: _, ...shapes } = readSlots(kv);
-  return shapes;
+  return shapes as DenseKv;
 }
 
+/** Dense keys and values without their numbers. */
+type KvSlots = Omit<DenseKv, "k" | "v"> & { readonly [name in "k" | "v"]: Pick<DenseKv[name], "dtype" | "shape"> };
+
 /** Everything but the numbers, and the stored row of each slot, −1 where there is none. */
-function readSlots(kv: KeyValues): DenseKv & { from: Int32Array } {
+function readSlots(kv: KeyValues): KvSlots & { from: Int32Array } {
   const { B, Tk, Hk, D, Dv, rows } = checkKeyValues("gatherKv", kv);
   const lengths = kv.layout === undefined ? undefined : kv.lengths;
   const exists = Int32Array.from({ length: B }, (_, b) => lengths?.[b] ?? Tk);
@@ -74,11 +78,10 @@ function readSlots(kv: KeyValues): DenseKv & { from: Int32Array } {
       keySegments[slot] = kv.segments[slot];
     }
   }
-  const none = new Float32Array(0);
   return {
     from,
-    k: { dtype: "f32", shape: [B, Tk, Hk, D], data: none },
-    v: { dtype: "f32", shape: [B, Tk, Hk, Dv], data: none },
+    k: { dtype: "f32", shape: [B, Tk, Hk, D] },
+    v: { dtype: "f32", shape: [B, Tk, Hk, Dv] },
     keyPositions,
     keySegments,
     lengths: exists,
@@ -146,7 +149,7 @@ export function withDenseKeys(
   };
 }
 
-function readsSegments({ mask }: AttentionRequest): boolean {
-  const rows = mask === undefined ? [] : requirements(mask).rows;
+function readsSegments({ mask, scoreModifier }: AttentionRequest): boolean {
+  const rows = [...(mask ? requirements(mask).rows : []), ...(scoreModifier ? rowsOfModifier(scoreModifier) : [])];
   return rows.includes("querySegments") || rows.includes("keySegments");
 }

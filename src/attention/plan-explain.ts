@@ -16,7 +16,7 @@ export function explainPlan(plan: Omit<AttentionPlan, "explain">): string {
     `features   ${needs.features.join(", ") || "none"}`,
     `tiles      ${tiles.rowTile} rows × ${tiles.keyTile} keys: ${cost.fullTiles} full, ${cost.partialTiles} partial, ` +
       `${cost.emptyTiles} empty`,
-    `bits       ${bits.offsets.length} partial tiles of ${tiles.planes === 1 ? "all heads" : "each head"} share ` +
+    `bits       ${bits.offsets.length} partial tiles${tiles.planes === 1 ? ", the same for all heads," : ""} share ` +
       `${bits.bytesPerTile === 0 ? 0 : bits.data.length / bits.bytesPerTile} patterns`,
     `pairs      ${cost.pairs}: ${percent(cost.skipped)} skipped, ` +
       `${percent(cost.computedPairs === 0 ? 1 : cost.visiblePairs / cost.computedPairs)} of the computed ones visible`,

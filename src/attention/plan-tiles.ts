@@ -143,8 +143,8 @@ export function packTiles(source: TilePlan, mask: Mask, inputs: MaskInputs, opti
   };
 }
 
-/** Keys of the entries `from` to `to` − 1. */
-function countKeys({ columns, keyTile, keyTiles, keyLength }: TilePlan, from: number, to: number): number {
+/** Keys of the ascending entries `from` to `to` − 1. */
+export function countKeys({ columns, keyTile, keyTiles, keyLength }: TilePlan, from: number, to: number): number {
   if (to === from) return 0;
   const cut = columns[to - 1] === keyTiles - 1 ? keyTiles * keyTile - keyLength : 0;
   return (to - from) * keyTile - cut;
@@ -206,8 +206,13 @@ class PatternStore {
     for (const tile of this.#tiles) {
       for (let row = 0; row < this.rowBlocks * 8; row += 8, at += keyTile) {
         for (let r = 0; r < 8 && (row + r) * words < tile.length; r++) {
-          for (let key = 0; key < keyTile; key++) {
-            data[at + key] |= ((tile[(row + r) * words + (key >> 5)] >>> (key & 31)) & 1) << r;
+          for (let w = 0; w < words; w++) {
+            // every bit that is set, the highest first
+            for (let word = tile[(row + r) * words + w]; word !== 0; ) {
+              const bit = 31 - Math.clz32(word);
+              data[at + 32 * w + bit] |= 1 << r;
+              word ^= 1 << bit;
+            }
           }
         }
       }

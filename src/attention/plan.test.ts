@@ -167,7 +167,7 @@ describe("planAttention", () => {
         "sizes      B=1 Tq=300 Tk=300 H=4 Hk=2 D=3 Dv=3, contiguous keys in f32",
         "features   softcap, sinks",
         "tiles      64 rows × 64 keys: 8 full, 40 partial, 52 empty",
-        "bits       20 partial tiles of all heads share 7 patterns",
+        "bits       20 partial tiles, the same for all heads, share 7 patterns",
         "pairs      360000: 50.6 % skipped, 56.4 % of the computed ones visible",
         "cost       2.1 MFLOP",
         "work       20 items over 3 workers (7 8 5), the busiest has 1.13 of the mean",
@@ -278,6 +278,31 @@ describe("planAttention refuses", () => {
     );
     expect(plan(sized(3, 20), { workers: 0 })).toBe(
       "ConfigError: planWork: workers must be an integer of at least 1; got workers=0.",
+    );
+    expect(plan(sized(3, 20), { workers: 1e9 })).toBe(
+      "ConfigError: planWork: workers must be at most 4096; got workers=1000000000.",
+    );
+    expect(plan(sized(3, 20), { tile: { rows: 2 ** 40 } })).toBe(
+      "ConfigError: planAttention: a tile must have at most 16777216 pairs; got rowTile=1099511627776, keyTile=20.",
+    );
+    expect(plan(sized(3, 20), { maxBytes: Number.NaN })).toBe(
+      "ConfigError: planAttention: maxBytes must be a number of bytes; got maxBytes=NaN.",
+    );
+  });
+
+  it("sizes that no memory holds, before any is taken", () => {
+    expect(plan({ ...sized(3, 20), q: shape(2 ** 40, 1, 3) }, {})).toBe(
+      "BudgetError: attention: at most 67108864 queries and as many keys; got B=1, Tq=1099511627776, Tk=20.",
+    );
+    expect(plan({ ...sized(3, 20), q: shape(1, 2 ** 40, 3) }, {})).toBe(
+      "BudgetError: planTiles: at most 16777216 row tiles; got batch=1, planes=1, rowTiles=17179869184.",
+    );
+    const k = shape(20, 2 ** 30, 3);
+    expect(plan({ q: shape(1, 2 ** 30, 3), k, v: k }, {})).toBe(
+      "BudgetError: planWork: at most 2097152 row tiles of all heads; got items=1073741824.",
+    );
+    expect(plan({ ...sized(3, 20), q: shape(-3, 1, 3) }, {})).toBe(
+      "ShapeError: attention: every extent of q must be a non-negative integer; got q=[-3,1,3].",
     );
   });
 

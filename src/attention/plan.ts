@@ -13,7 +13,7 @@ import { shapeOfKv, withDenseKeys } from "./kv-gather.ts";
 import type { KeyValues } from "./kv-view.ts";
 import { explainPlan } from "./plan-explain.ts";
 import { hashInputs } from "./plan-hash.ts";
-import { type PlanBits, packTiles } from "./plan-tiles.ts";
+import { countKeys, type PlanBits, packTiles } from "./plan-tiles.ts";
 import { resolveSelection } from "./select.ts";
 import type { Selection } from "./selection.ts";
 import {
@@ -119,6 +119,9 @@ export function planAttention(request: PlanRequest, options: PlanOptions = {}): 
   return planSpec(readPlanRequest(request), request.kv, options);
 }
 
+/** Most rows · keys of a tile. */
+const MAX_TILE = 2 ** 24;
+
 /** A checked request with its selection made, and without numbers where none were given. */
 export type PlanSpec = { readonly spec: AttentionSpec; readonly selection: Selection | undefined };
 
@@ -141,6 +144,7 @@ export function readPlanRequest(request: PlanRequest): PlanSpec {
 
 function planSpec({ spec, selection }: PlanSpec, kv: KeyValues | undefined, options: PlanOptions): AttentionPlan {
   const { capabilities = REFERENCE_CAPABILITIES, workers = 1, maxBytes = 2 ** 28 } = options;
+  if (!(maxBytes >= 0)) throw new ConfigError("planAttention", "maxBytes must be a number of bytes", { maxBytes });
   const { dims, mask, maskInputs } = spec;
   const { Tq, Tk, H, Hk } = dims;
   const group = H / Hk;
@@ -149,6 +153,10 @@ function planSpec({ spec, selection }: PlanSpec, kv: KeyValues | undefined, opti
   const facts = { rows: Tq * group, keys: Tk, tileKeys: options.tile?.keys ?? 64, ragged, needs };
   const choice = chooseKernel(facts, capabilities, options.kernel);
   const { rowTile, keyTile } = tileSizes(choice.kernel, dims, kv, options.tile);
+
+  if (!(rowTile * keyTile <= MAX_TILE)) {
+    throw new ConfigError("planAttention", `a tile must have at most ${MAX_TILE} pairs`, { rowTile, keyTile });
+  }
 
   const source = planTiles(mask, maskInputs, { rowTile, keyTile, group });
   const packed = packTiles(source, mask, maskInputs, { kvHeads: Hk, selection, maxBytes });
@@ -236,7 +244,7 @@ function listMerges({ row, kvHead }: WorkItems): PlanMerges {
 
 function costOf(dims: AttentionDims, tiles: TilePlan, visible: number): PlanCost {
   const { B, Tq, Tk, H, Hk, D, Dv } = dims;
-  const { planes, rowTiles, keyTiles, rowTile, keyTile, rowPointers, firstPartial, columns, group } = tiles;
+  const { planes, rowTiles, keyTiles, rowTile, rowPointers, firstPartial, group } = tiles;
   const shared = Hk / planes; // heads that run each plane
   let [full, partial, computed] = [0, 0, 0];
   for (let row = 0; row < firstPartial.length; row++) {
@@ -244,9 +252,8 @@ function costOf(dims: AttentionDims, tiles: TilePlan, visible: number): PlanCost
     const rows = Math.min(start + rowTile, Tq * group) - start;
     full += firstPartial[row] - rowPointers[row];
     partial += rowPointers[row + 1] - firstPartial[row];
-    for (let entry = rowPointers[row]; entry < rowPointers[row + 1]; entry++) {
-      computed += rows * Math.min(keyTile, Tk - columns[entry] * keyTile);
-    }
+    computed += rows * countKeys(tiles, rowPointers[row], firstPartial[row]);
+    computed += rows * countKeys(tiles, firstPartial[row], rowPointers[row + 1]);
   }
   const pairs = B * H * Tq * Tk;
   const computedPairs = computed * shared;
@@ -296,6 +303,11 @@ export function checkPlanFits(where: string, plan: AttentionPlan, { spec, select
       const expected = `the plan was made for ${name} ${JSON.stringify(plan.needs[name])}`;
       throw new ConfigError(where, expected, { [name]: needs[name] }, REPLAN);
     }
+  }
+  const { keyTile } = plan.tiles;
+  const page = kv?.layout === "paged" ? kv.keys.shape[1] : keyTile;
+  if (keyTile % page !== 0 && page % keyTile !== 0) {
+    throw new ConfigError(where, `the plan was made for pages that fit tiles of ${keyTile} keys`, { page }, REPLAN);
   }
   if (hashInputs(spec, selection) !== plan.inputsHash) {
     throw new ConfigError(where, "the plan was made for other positions, segments, tables or selection", {}, REPLAN);

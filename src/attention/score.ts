@@ -3,8 +3,8 @@
  */
 
 import { ConfigError, ShapeError } from "../errors.ts";
-import { checkMaskInputs, Mask, type MaskInputs, maskPredicate } from "../mask/index.ts";
-import type { ScoreExpression, ScoreNode } from "./score-expression.ts";
+import { checkMaskInputs, Mask, type MaskInputs, maskPredicate, type RowName, requirements } from "../mask/index.ts";
+import { ScoreExpression, type ScoreNode } from "./score-expression.ts";
 import type { AttentionSpec } from "./spec.ts";
 
 /** A score after its modifiers; indices of batch entry, query head, query row and key slot. */
@@ -53,6 +53,17 @@ export function checkScoreInputs(where: string, modifier: ScoreExpression, input
     for (const part of partsOf(node)) visit(part);
   };
   visit(modifier.node);
+}
+
+/** The rows of the inputs that a modifier reads, with repetitions. */
+export function rowsOfModifier(modifier: ScoreExpression): readonly RowName[] {
+  const rows = (node: ScoreNode): readonly RowName[] => {
+    if (node.op === "variable" && node.name === "querySegment") return ["querySegments"];
+    if (node.op === "variable" && node.name === "keySegment") return ["keySegments"];
+    const own = node.op === "select" ? requirements(new Mask(node.mask)).rows : [];
+    return [...own, ...partsOf(node).flatMap(rows)];
+  };
+  return modifier instanceof ScoreExpression ? rows(modifier.node) : [];
 }
 
 function partsOf(node: ScoreNode): readonly ScoreNode[] {

@@ -29,9 +29,8 @@ export function selectKeys(request: AttentionRequest & { select: SelectRequest }
 /** The selection of a spec, if it wants one. */
 export function resolveSelection(spec: AttentionSpec): Selection | undefined {
   const { select } = spec;
-  switch (select?.kind) {
-    case undefined:
-      return undefined;
+  if (select === undefined) return undefined;
+  switch (select.kind) {
     case "moba":
       return selectBlocks(spec, select);
     case "indexer":

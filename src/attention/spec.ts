@@ -3,7 +3,8 @@
  * rely on the sizes.
  */
 
-import { ConfigError, ShapeError } from "../errors.ts";
+import { holds } from "../dtype.ts";
+import { BudgetError, ConfigError, ShapeError } from "../errors.ts";
 import { causal, checkMaskInputs, full, type Mask, type MaskInputs } from "../mask/index.ts";
 import { sizeOf, type Tensor } from "../tensor.ts";
 import { checkDropout, type Dropout } from "./dropout.ts";
@@ -11,6 +12,9 @@ import type { KeyValues } from "./kv-view.ts";
 import { checkScoreInputs } from "./score.ts";
 import { ScoreExpression } from "./score-expression.ts";
 import type { SelectRequest } from "./select.ts";
+
+/** Most queries, and most keys, of one call over all batch entries: 256 MiB of positions each. */
+export const MAX_TOKENS: number = 2 ** 26;
 
 /** Real-valued input: stored as f32 or f64, computed in f64 by the reference. */
 export type RealTensor = Tensor<"f32" | "f64">;
@@ -136,12 +140,14 @@ export type AttentionSpec = {
  *
  * @throws ShapeError when sizes do not fit together
  * @throws ConfigError when a number is out of range or one of two paired inputs is missing
+ * @throws BudgetError when there are more than 2^26 queries or keys
  */
 export function normalizeAttention(request: DenseAttentionRequest): AttentionSpec {
   const { q, k, v } = request;
   const batched = q.shape.length === 4;
   const dims = readDims(q, k, v);
   const { B, Tq, Tk, H, D } = dims;
+  for (const [name, t] of Object.entries({ q, k, v, bias: request.bias })) if (t) checkNumbers(name, t);
 
   const scale = request.scale ?? 1 / Math.sqrt(D);
   if (!Number.isFinite(scale)) throw new ConfigError("attention", "scale must be a finite number", { scale });
@@ -203,9 +209,9 @@ export function normalizeAttention(request: DenseAttentionRequest): AttentionSpe
     scale,
     softcap,
     scoreModifier,
-    alibiSlopes: perHead("alibiSlopes", request.alibiSlopes, H),
+    alibiSlopes: readSlopes(request.alibiSlopes, H),
     bias: request.bias && { values: request.bias.data, strides: broadcastStrides(request.bias.shape, dims) },
-    sinks: perHead("sinks", request.sinks, H),
+    sinks: readSinks(request.sinks, H),
     dropout: dropout?.rate === 0 || request.deterministic === true ? undefined : dropout,
     accumulate,
     outputs: { maxLogits: request.outputs?.maxLogits ?? false },
@@ -222,6 +228,11 @@ function readDims(q: RealTensor, k: RealTensor, v: RealTensor): AttentionDims {
       { q: q.shape, k: k.shape, v: v.shape },
       "Add or drop the batch axis.",
     );
+  }
+  for (const [name, { shape }] of Object.entries({ q, k, v })) {
+    if (!shape.every((extent) => Number.isSafeInteger(extent) && extent >= 0)) {
+      throw new ShapeError("attention", `every extent of ${name} must be a non-negative integer`, { [name]: shape });
+    }
   }
   const [B, Tq, H, D] = withBatch(q.shape);
   const [Bk, Tk, Hk, Dk] = withBatch(k.shape);
@@ -241,7 +252,26 @@ function readDims(q: RealTensor, k: RealTensor, v: RealTensor): AttentionDims {
       "Check num_key_value_heads in config.json.",
     );
   }
+  if (H === 0) throw new ShapeError("attention", "there must be at least 1 head", { q: q.shape });
+  if (Math.max(B, 1) * Math.max(Tq, Tk) > MAX_TOKENS) {
+    throw new BudgetError("attention", `at most ${MAX_TOKENS} queries and as many keys`, { B, Tq, Tk });
+  }
   return { B, Tq, Tk, H, Hk, D, Dv };
+}
+
+/** Refuses a tensor whose numbers do not fit its shape or type; a plan is made of shapes, without numbers. */
+function checkNumbers(name: string, t: RealTensor): void {
+  const { dtype, shape, data } = t as Partial<RealTensor> & Pick<RealTensor, "shape">;
+  const isReal = dtype === "f32" || dtype === "f64";
+  if (!isReal || (data !== undefined && !holds(dtype, data))) {
+    throw new ShapeError("attention", `${name} must be f32 or f64, in an array of that type`, { dtype });
+  }
+  if (data !== undefined && data.length !== sizeOf(shape)) {
+    throw new ShapeError("attention", `the data of ${name} must have the size of its shape`, {
+      length: data.length,
+      shape,
+    });
+  }
 }
 
 function withBatch(shape: readonly number[]): [number, number, number, number] {
@@ -260,6 +290,20 @@ function perHead(name: string, values: ArrayLike<number> | undefined, heads: num
     throw new ShapeError("attention", `${name} must have one entry per query head`, { length: values.length, heads });
   }
   return Float64Array.from(values);
+}
+
+function readSlopes(values: ArrayLike<number> | undefined, heads: number): Float64Array | undefined {
+  const slopes = perHead("alibiSlopes", values, heads);
+  const head = slopes?.findIndex((slope) => !Number.isFinite(slope)) ?? -1;
+  if (head < 0) return slopes;
+  throw new ConfigError("attention", "alibiSlopes must be finite numbers", { head, slope: slopes?.[head] });
+}
+
+function readSinks(values: ArrayLike<number> | undefined, heads: number): Float64Array | undefined {
+  const sinks = perHead("sinks", values, heads);
+  const head = sinks?.findIndex((sink) => !(sink < Infinity)) ?? -1;
+  if (head < 0) return sinks;
+  throw new ConfigError("attention", "sinks must be numbers below Infinity", { head, sink: sinks?.[head] });
 }
 
 /** Strides over [B, H, Tq, Tk]; 0 on axes of extent 1, as NumPy broadcasts. Missing leading axes count as 1. */

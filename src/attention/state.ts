@@ -86,8 +86,15 @@ export function mergeStates(...states: readonly AttentionState[]): AttentionStat
  *
  * @param sinks - [H] logits
  * @param shape - [..., H, Dv], the shape of the state to merge with
+ * @throws ShapeError when there is not one sink per head
  */
 export function sinkState(sinks: ArrayLike<number>, shape: readonly number[]): AttentionState {
+  if (sinks.length !== shape.at(-2)) {
+    throw new ShapeError("sinkState", "sinks must have one entry per head of [..., H, Dv]", {
+      length: sinks.length,
+      shape,
+    });
+  }
   const state = emptyState(shape);
   for (let row = 0; row < state.max.length; row++) {
     state.max[row] = sinks[row % sinks.length];
@@ -123,11 +130,12 @@ export function stateFromOutput({ out, lse }: AttentionOutput): AttentionState {
 export function finishState<T extends "f32" | "f64">(state: AttentionState, dtype: T): AttentionOutput<T> {
   const depth = state.shape.at(-1) as number;
   const out = new Float64Array(state.weighted.length);
-  const lse = new Float64Array(state.max.length);
+  const lse = new Float64Array(state.max.length).fill(-Infinity);
   for (let row = 0; row < lse.length; row++) {
     const sum = state.sum[row];
-    lse[row] = sum > 0 ? state.max[row] + Math.log(sum) : -Infinity;
-    for (let d = row * depth; d < (row + 1) * depth; d++) out[d] = sum > 0 ? state.weighted[d] / sum : 0;
+    if (sum === 0) continue; // no key: zeros; NaN is passed on, not hidden
+    lse[row] = state.max[row] + Math.log(sum);
+    for (let d = row * depth; d < (row + 1) * depth; d++) out[d] = state.weighted[d] / sum;
   }
   const store = (shape: readonly number[], values: Float64Array): Tensor<T> =>
     (dtype === "f64" ? tensor("f64", shape, values) : tensor("f32", shape, Float32Array.from(values))) as Tensor<T>;

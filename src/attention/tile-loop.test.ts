@@ -105,7 +105,32 @@ describe("runPlan", () => {
       "ConfigError: runPlan: the plan was made for other positions, segments, tables or selection. Make a new plan.",
     );
     expect(thrownBy(() => runPlan(plan, { ...request, softcap: 3 }, { order: [0, 9] }))).toBe(
-      "ConfigError: runPlan: order must list work items below 2; got item=9.",
+      "ConfigError: runPlan: order must list the work items 0 to 1, each once; got order=[0,9].",
+    );
+    for (const order of [[0, 0], [0], [0, 1, 1], [0, 0.5]]) {
+      expect(thrownBy(() => runPlan(plan, { ...request, softcap: 3 }, { order }))).toBe(
+        `ConfigError: runPlan: order must list the work items 0 to 1, each once; got order=[${order}].`,
+      );
+    }
+  });
+
+  it("refuses pages that do not fit the tiles of the plan", () => {
+    const slots = { positions: Int32Array.from({ length: 48 }, (_, n) => n), segments: new Int32Array(48) };
+    const inPages = (size: number): AttentionRequest => ({
+      q: values([1, 4, 3], 1),
+      queryPositions: Int32Array.of(47),
+      kv: {
+        layout: "paged",
+        keys: values([48 / size, size, 2, 3], 2),
+        values: values([48 / size, size, 2, 5], 3),
+        pageTable: { dtype: "i32", shape: [1, 48 / size], data: Int32Array.from({ length: 48 / size }, (_, n) => n) },
+        ...slots,
+      },
+    });
+    const plan = planAttention(inPages(16)); // tiles of 64 keys
+    expectClose(runPlan(plan, inPages(8)).out.data, referenceAttention(inPages(8)).out.data, F32_STORED);
+    expect(thrownBy(() => runPlan(plan, inPages(24)))).toBe(
+      "ConfigError: runPlan: the plan was made for pages that fit tiles of 64 keys; got page=24. Make a new plan.",
     );
   });
 

@@ -25,7 +25,7 @@ export type RunOptions = {
  * @param plan - made for the sizes, positions, masks and options of the request
  * @param request - see AttentionRequest
  * @returns what `referenceAttention` returns, summed in the order of the tiles
- * @throws ShapeError or ConfigError when the plan was made for something else
+ * @throws ShapeError or ConfigError when the plan was made for something else, or the order is not one
  */
 export function runPlan(plan: AttentionPlan, request: AttentionRequest, options: RunOptions = {}): ReferenceOutput {
   const spec = normalizeAttention(withDenseKeys(request));
@@ -36,7 +36,7 @@ export function runPlan(plan: AttentionPlan, request: AttentionRequest, options:
   const parts = emptyState([merges.count * tiles.rowTile, Dv]);
   const attend = createRowLoop(plan, spec);
 
-  for (const item of options.order ?? work.row.keys()) {
+  for (const item of readOrder(options.order, work.row.length)) {
     const slot = merges.slots[item];
     forEachRow(plan, item, (row, index) => {
       if (slot === -1) attend(item, row, state, index);
@@ -53,13 +53,19 @@ export function runPlan(plan: AttentionPlan, request: AttentionRequest, options:
   return finishAttention(spec, state);
 }
 
+function readOrder(order: readonly number[] | undefined, items: number): Iterable<number> {
+  if (order === undefined) return Array(items).keys();
+  const isEach = order.length === items && new Set(order).size === items;
+  if (!isEach || !order.every((item) => Number.isInteger(item) && item >= 0 && item < items)) {
+    throw new ConfigError("runPlan", `order must list the work items 0 to ${items - 1}, each once`, { order });
+  }
+  return order;
+}
+
 /** Calls `visit` with every packed row of an item and its row of [B, Tq, H]. */
 function forEachRow(plan: AttentionPlan, item: number, visit: (row: number, index: number) => void): void {
   const { work, tiles, dims } = plan;
   const { rowTile, rowTiles, planes, group } = tiles;
-  if (!(item >= 0 && item < work.row.length)) {
-    throw new ConfigError("runPlan", `order must list work items below ${work.row.length}`, { item });
-  }
   const batch = Math.floor(work.row[item] / (planes * rowTiles));
   const start = (work.row[item] % rowTiles) * rowTile;
   const end = Math.min(start + rowTile, dims.Tq * group);

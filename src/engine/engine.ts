@@ -18,16 +18,31 @@ import {
 } from "../attention/index.ts";
 import { CapabilityError, ConfigError, DeviceError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
+import { createWasmRuntime } from "./wasm/backend.ts";
+import { WasmRunner } from "./wasm/engine-runner.ts";
+import { detectFeatures, type WasmFeatures } from "./wasm/features.ts";
 
-/** Where an engine computes. */
-export type BackendName = "reference";
+/**
+ * Where an engine computes: "wasm" in f32 on generated SIMD kernels, "reference" in f64 by the formula, slowly, on the
+ * caller's thread.
+ */
+export type BackendName = "wasm" | "reference";
 
 /** How an engine is made. */
 export type EngineOptions = {
-  /** Where to compute; "reference" when absent. */
+  /** Where to compute; when absent "wasm", or "reference" where the runtime has no 128-bit WebAssembly SIMD. */
   readonly backend?: BackendName;
-  /** Workers that plans are made for, at least 1; 1 when absent. The reference computes on the caller's thread. */
+  /** Workers that plans are made for, at least 1; when absent those that compute: the threads, or 1. */
   readonly workers?: number;
+  /**
+   * Threads of "wasm" that share the work, while the caller's stays free; 0 computes on the caller's thread. When absent
+   * the number of cores where memory can be shared, 0 elsewhere.
+   */
+  readonly threads?: number;
+  /** The most memory of "wasm", in bytes, at most 4 GiB, which is the default (1 GiB without shared memory). */
+  readonly maxBytes?: number;
+  /** Abilities of the runtime that "wasm" is to do without, for comparison. */
+  readonly features?: Partial<WasmFeatures>;
 };
 
 /** What attention returns. */
@@ -47,6 +62,8 @@ export type EnginePlanOptions = Omit<PlanOptions, "capabilities" | "workers">;
 export interface Engine extends Disposable {
   /** What the backend can do. */
   readonly capabilities: Capabilities;
+  /** Bytes of WebAssembly memory that are taken now; calls give back what they take. 0 for the reference. */
+  readonly usedBytes: number;
   /**
    * Attention of one request, planned and run.
    *
@@ -75,16 +92,23 @@ export interface Engine extends Disposable {
 /** What a backend brings to an engine. */
 type Runner = {
   readonly capabilities: Capabilities;
+  readonly workers: number;
+  readonly usedBytes: number;
+  /** The tile sizes it wants for a request; absent: any. */
+  readonly tile?: (request: PlanRequest) => NonNullable<PlanOptions["tile"]>;
   /** Attention without a kernel asked for. */
   readonly attend: (request: AttentionRequest) => Promise<ReferenceOutput>;
   readonly run: (plan: AttentionPlan, request: AttentionRequest) => Promise<ReferenceOutput>;
   readonly dispose: () => void;
 };
 
-const RUNNERS: Record<BackendName, () => Promise<Runner>> = {
+const RUNNERS: Record<BackendName, (options: EngineOptions) => Promise<Runner>> = {
+  wasm: async ({ workers, ...options }) => new WasmRunner(await createWasmRuntime("createEngine", options), workers),
   /** Every request by the formula, on this thread; plans by the tile loop. */
-  reference: async () => ({
+  reference: async ({ workers = 1 }) => ({
     capabilities: REFERENCE_CAPABILITIES,
+    workers,
+    usedBytes: 0,
     attend: async (request) => referenceAttention(request),
     run: async (plan, request) => runPlan(plan, request),
     dispose: () => {},
@@ -94,13 +118,14 @@ const RUNNERS: Record<BackendName, () => Promise<Runner>> = {
 /**
  * Makes an engine.
  *
- * @param options - backend and number of workers
+ * @param options - where to compute, and by how many
  * @returns an engine; dispose of it, or declare it with `using`, where resources matter
- * @throws CapabilityError when there is no such backend
- * @throws ConfigError when the number of workers is not a positive integer
+ * @throws CapabilityError when there is no such backend, or the runtime lacks what it needs
+ * @throws ConfigError when an option is out of range, or does not belong to the backend that was asked for
  */
 export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
-  const { backend = "reference", workers = 1 } = options;
+  const { workers = 1 } = options;
+  const backend = options.backend ?? (detectFeatures().simd ? "wasm" : "reference");
   if (!Object.hasOwn(RUNNERS, backend)) {
     throw new CapabilityError(
       "createEngine",
@@ -112,18 +137,27 @@ export async function createEngine(options: EngineOptions = {}): Promise<Engine>
   if (!Number.isSafeInteger(workers) || workers < 1) {
     throw new ConfigError("createEngine", "workers must be a positive integer", { workers });
   }
-  return new AttentionEngine(await RUNNERS[backend](), workers);
+  for (const name of ["threads", "maxBytes", "features"] as const) {
+    if (options.backend === "reference" && options[name] !== undefined) {
+      throw new ConfigError("createEngine", `${name} must be absent with backend "reference"`, {
+        [name]: options[name],
+      });
+    }
+  }
+  return new AttentionEngine(await RUNNERS[backend](options));
 }
 
 class AttentionEngine implements Engine {
   readonly capabilities: Capabilities;
-  readonly #workers: number;
   #runner: Runner | undefined;
 
-  constructor(runner: Runner, workers: number) {
+  constructor(runner: Runner) {
     this.capabilities = runner.capabilities;
     this.#runner = runner;
-    this.#workers = workers;
+  }
+
+  get usedBytes(): number {
+    return this.#runner?.usedBytes ?? 0;
   }
 
   async attention(
@@ -138,8 +172,10 @@ class AttentionEngine implements Engine {
   }
 
   plan(request: PlanRequest, options: EnginePlanOptions = {}): AttentionPlan {
-    this.#alive("plan");
-    return planAttention(request, { ...options, capabilities: this.capabilities, workers: this.#workers });
+    const runner = this.#alive("plan");
+    const { capabilities, workers } = runner;
+    const tile = { ...runner.tile?.(request), ...options.tile };
+    return planAttention(request, { ...options, tile, capabilities, workers });
   }
 
   async run(plan: AttentionPlan, request: AttentionRequest): Promise<AttentionResult> {

@@ -155,6 +155,7 @@ export function requirements(mask: Mask): MaskRequirements {
  * @throws ShapeError when a length does not fit
  */
 export function checkMaskInputs(where: string, mask: Mask, inputs: MaskInputs): void {
+  checkMask(where, mask);
   const needs = requirements(mask);
   const { batch, queryLength, keyLength, heads } = inputs;
   for (const [name, value] of Object.entries({ batch, queryLength, keyLength, heads })) {

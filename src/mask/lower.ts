@@ -87,7 +87,10 @@ function lower(node: MaskNode, segments: boolean): CoreMask {
       return compare(node.relation, node.left, node.right);
     case "and":
     case "or":
-      return { op: node.op, args: node.args.map((arg) => lower(arg, segments)) };
+      return join(
+        node.op,
+        node.args.map((arg) => lower(arg, segments)),
+      );
     case "not":
       return { op: "not", arg: lower(node.arg, segments) };
   }
@@ -172,11 +175,17 @@ function compare(relation: RelationName, left: CoreInteger, right: CoreInteger):
 }
 
 function all(...args: CoreMask[]): CoreMask {
-  return { op: "and", args };
+  return join("and", args);
 }
 
 function any(...args: CoreMask[]): CoreMask {
-  return { op: "or", args };
+  return join("or", args);
+}
+
+/** Flat and without repetitions: causal and a window both ask for kvPos ≤ qPos. */
+function join(op: "and" | "or", masks: readonly CoreMask[]): CoreMask {
+  const args = masks.flatMap((mask) => (mask.op === op ? mask.args : [mask]));
+  return { op, args: [...new Map(args.map((arg) => [JSON.stringify(arg), arg])).values()] };
 }
 
 /** Calls `visit` with the name of every variable of the mask. */

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { inputsArbitrary, maskArbitrary } from "../../test/support/mask-arbitraries.ts";
 import { thrownBy } from "../../test/support/thrown-by.ts";
-import { causal, createMaskInputs, createTileBits, maskPredicate, slidingWindow } from "./index.ts";
+import { causal, createMaskInputs, createTileBits, custom, maskPredicate, slidingWindow } from "./index.ts";
 
 describe("createTileBits", () => {
   it("packs the keys of a row into words, lowest bit first, and clears unused bits", () => {
@@ -48,6 +48,39 @@ describe("createTileBits", () => {
       }),
       { numRuns: 600 },
     );
+  });
+
+  it("reads the queries anew for other rows, another head and another batch entry", () => {
+    const inputs = createMaskInputs({ batch: 2, heads: 2, queryLength: 4, keyLength: 4 });
+    inputs.queryPositions.set([0, 1, 2, 3, 3, 2, 1, 0]);
+    const byHead = custom(({ kvPosition, qPosition, head }) => kvPosition.le(qPosition.sub(head)));
+    const bits = createTileBits(byHead, inputs, { keyTile: 4 });
+    const allows = maskPredicate(byHead, inputs);
+    const out = new Uint32Array(2);
+    const tiles = [
+      [0, 0, 0],
+      [0, 0, 2],
+      [0, 1, 2],
+      [1, 1, 2],
+      [0, 0, 0],
+    ] as const;
+    for (const [batch, head, row] of tiles) {
+      bits.fill(batch, head, row, row + 2, 0, 4, out);
+      const expected = [row, row + 1].map((query) =>
+        [0, 1, 2, 3].reduce((word, key) => word + (allows(batch, head, query, key) ? 2 ** key : 0), 0),
+      );
+      expect([...out]).toEqual(expected);
+    }
+  });
+
+  it("compares with a constant in tiles that grow", () => {
+    const inputs = createMaskInputs({ queryLength: 2, keyLength: 100 }); // queries at 98 and 99
+    const mask = custom(({ qPosition }) => qPosition.ge(99));
+    const bits = createTileBits(mask, inputs, { keyTile: 100 });
+    const out = new Uint32Array(8);
+    expect(bits.fill(0, 0, 0, 2, 0, 10, out)).toBe(10);
+    expect(bits.fill(0, 0, 0, 2, 0, 100, out)).toBe(100);
+    expect([...out]).toEqual([0, 0, 0, 0, 2 ** 32 - 1, 2 ** 32 - 1, 2 ** 32 - 1, 15]);
   });
 
   it("refuses sizes that are not positive integers", () => {

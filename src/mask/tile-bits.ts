@@ -5,7 +5,7 @@
 import { ConfigError } from "../errors.ts";
 import type { Mask } from "./expression.ts";
 import { checkMaskInputs, type MaskInputs, requirements } from "./inputs.ts";
-import { PARTIAL } from "./interval.ts";
+import { EMPTY, PARTIAL } from "./interval.ts";
 import { lowerMask } from "./lower.ts";
 import { TileCursor } from "./tile-cursor.ts";
 import { compileWriter } from "./tile-writers.ts";
@@ -48,7 +48,7 @@ export type TileBitsOptions = {
 /**
  * Prepares a mask for packed bits.
  *
- * @param inputs - what the mask needs; read at each tile, not copied
+ * @param inputs - what the mask needs; not copied, must not change
  * @throws ConfigError, ShapeError when inputs or sizes do not fit
  */
 export function createTileBits(mask: Mask, inputs: MaskInputs, options: TileBitsOptions): TileBits {
@@ -64,42 +64,57 @@ export function createTileBits(mask: Mask, inputs: MaskInputs, options: TileBits
   const cursor = new TileCursor();
   const writer = compileWriter(lowerMask(mask, inputs), inputs, cursor, keyTile);
 
+  const rowsPerLine = headDependent ? 1 : group; // heads of a token, if they see the same
+  const turnTo = createTurn(cursor, inputs, rowsPerLine, group);
+
   const fill: TileBits["fill"] = (batch, kvHead, rowStart, rowEnd, keyStart, keyEnd, out) => {
-    cursor.batch = batch;
-    cursor.firstKey = batch * inputs.keyLength + keyStart;
-    cursor.firstSlot = keyStart;
-    cursor.count = keyEnd - keyStart;
-    cursor.lines = 0;
-    for (let row = rowStart; row < rowEnd; row++) {
-      if (!headDependent && row > rowStart && row % group !== 0) continue; // another head of the same token
-      cursor.addLine(batch * inputs.queryLength + Math.floor(row / group), kvHead * group + (row % group));
-    }
+    turnTo(batch, kvHead, rowStart, rowEnd, keyStart, keyEnd);
     const verdict = writer.prepare();
+    const rows = rowEnd - rowStart;
+    if (verdict === EMPTY) {
+      out.fill(0, 0, rows * wordsPerRow);
+      return 0;
+    }
     if (verdict === PARTIAL) writer.write();
+    const { words } = writer;
     const used = Math.ceil(cursor.count / 32);
     const tail = cursor.count % 32 === 0 ? -1 : (1 << (cursor.count % 32)) - 1;
+    const skipped = rowStart % rowsPerLine; // rows of the first line that are not in the tile
     let allowed = 0;
-    let allowedInRow = 0;
-    let line = -1;
-    for (let row = rowStart; row < rowEnd; row++) {
-      const isNewLine = headDependent || row === rowStart || row % group === 0;
-      if (isNewLine) {
-        line++;
-        allowedInRow = 0;
-      }
-      const offset = (row - rowStart) * wordsPerRow;
+    for (let line = 0, row = 0; line < cursor.lines; line++) {
+      const end = Math.min((line + 1) * rowsPerLine - skipped, rows);
+      const copies = end - row;
       for (let w = 0; w < wordsPerRow; w++) {
-        let word = verdict === PARTIAL ? (writer.words[line * wordsPerRow + w] as number) : -verdict; // −FULL: all bits
-        if (w >= used) word = 0;
-        else if (w === used - 1) word &= tail;
-        out[offset + w] = word;
-        if (isNewLine) allowedInRow += countBits(word);
+        let word = 0;
+        if (w < used) word = verdict === PARTIAL ? (words[line * wordsPerRow + w] as number) : -1;
+        if (w === used - 1) word &= tail;
+        if (word !== 0) allowed += copies * (word === -1 ? 32 : countBits(word));
+        for (let at = row; at < end; at++) out[at * wordsPerRow + w] = word;
       }
-      allowed += allowedInRow;
+      row = end;
     }
     return allowed;
   };
   return Object.freeze({ wordsPerRow, fill });
+}
+
+/** Turns the cursor to a tile; lines and keys that it has already stay. */
+function createTurn(cursor: TileCursor, { queryLength, keyLength }: MaskInputs, rowsPerLine: number, group: number) {
+  let [lastBatch, lastHead, lastStart, lastEnd] = [-1, -1, -1, -1];
+  return (batch: number, kvHead: number, rowStart: number, rowEnd: number, keyStart: number, keyEnd: number): void => {
+    cursor.batch = batch;
+    cursor.firstKey = batch * keyLength + keyStart;
+    cursor.firstSlot = keyStart;
+    cursor.count = keyEnd - keyStart;
+    cursor.keyTurn++;
+    if (batch === lastBatch && kvHead === lastHead && rowStart === lastStart && rowEnd === lastEnd) return;
+    [lastBatch, lastHead, lastStart, lastEnd] = [batch, kvHead, rowStart, rowEnd];
+    cursor.lines = 0;
+    cursor.lineTurn++;
+    for (let row = rowStart; row < rowEnd; row += rowsPerLine - (row % rowsPerLine)) {
+      cursor.addLine(batch * queryLength + Math.floor(row / group), kvHead * group + (row % group));
+    }
+  };
 }
 
 function countBits(word: number): number {

@@ -3,6 +3,7 @@
  */
 
 import { type MaskInputs, own } from "./inputs.ts";
+import { Interval } from "./interval.ts";
 import { type CoreInteger, forEachVariableOf } from "./lower.ts";
 import type { VariableName } from "./node.ts";
 import { binary } from "./predicate.ts";
@@ -25,6 +26,9 @@ export class TileCursor {
   lines = 0;
   lineQueries = new Int32Array(0);
   lineHeads = new Int32Array(0);
+  /** Counted up whenever the lines, or the keys, are others. */
+  lineTurn = 0;
+  keyTurn = 0;
 
   addLine(query: number, head: number): void {
     if (this.lines === this.lineQueries.length) {
@@ -46,52 +50,97 @@ export class TileCursor {
   }
 }
 
-/** A longer array with the same beginning. */
-export function grown(values: Int32Array): Int32Array<ArrayBuffer> {
-  const larger = new Int32Array(Math.max(64, 2 * values.length));
-  larger.set(values);
-  return larger;
-}
+/** Runs of ascending values that are worth being looked at one by one. */
+export const MAX_RUNS = 4;
 
-/** Writes the value of every line, or of every key, to `out`. */
-export type Reader = (out: Int32Array) => void;
+/** An integer of every line, or of every key, of the tile: read once for all comparisons that ask for it. */
+export class TileColumn {
+  values: Int32Array<ArrayBuffer> = new Int32Array(64);
+  /** Smallest and largest value. */
+  readonly range: Interval = new Interval();
+  /** Where values begin to ascend: at 0, and wherever one is smaller than the one before; MAX_RUNS + 1 at most. */
+  readonly runs: number[] = [];
+  readonly #cursor: TileCursor;
+  readonly #isOfKeys: boolean;
+  readonly #row: { values: Int32Array; shift: number } | undefined;
+  readonly #constant: number | undefined;
+  readonly #value: () => number;
+  #turn = 0;
 
-/** Values of an integer that does not depend on keys. */
-export function lineReader(node: CoreInteger, inputs: MaskInputs, cursor: TileCursor): Reader {
-  const row = readRow(node, inputs);
-  if (row !== undefined) {
-    const { values, shift } = row;
-    return (out) => {
-      for (let line = 0; line < cursor.lines; line++) {
-        out[line] = (values[cursor.lineQueries[line] as number] as number) + shift;
+  constructor(node: CoreInteger, inputs: MaskInputs, cursor: TileCursor, isOfKeys: boolean) {
+    this.#cursor = cursor;
+    this.#isOfKeys = isOfKeys;
+    this.#row = readRow(node, inputs);
+    this.#constant = node.op === "constant" ? node.value : undefined;
+    this.#value = compileInteger(node, inputs, cursor);
+  }
+
+  /** Reads the values, if the cursor has turned to others. */
+  load(): void {
+    const cursor = this.#cursor;
+    const turn = this.#isOfKeys ? cursor.keyTurn : cursor.lineTurn;
+    if (turn === this.#turn) return;
+    this.#turn = turn;
+    const count = this.#isOfKeys ? cursor.count : cursor.lines;
+    const isLonger = this.values.length < count;
+    if (isLonger) this.values = new Int32Array(count);
+    if (this.#constant !== undefined) {
+      if (isLonger || this.runs.length === 0) this.#fill(this.#constant);
+      return;
+    }
+    if (this.#isOfKeys) this.#readKeys(count);
+    else this.#readLines(count);
+    this.#measure(count);
+  }
+
+  #fill(value: number): void {
+    this.values.fill(value);
+    this.range.set(value, value);
+    this.runs[0] = 0;
+  }
+
+  #readKeys(count: number): void {
+    const { values } = this;
+    const cursor = this.#cursor;
+    const row = this.#row;
+    for (let i = 0; i < count; i++) {
+      if (row !== undefined) values[i] = (row.values[cursor.firstKey + i] as number) + row.shift;
+      else {
+        cursor.goToKey(i);
+        values[i] = this.#value();
       }
-    };
-  }
-  const value = compileInteger(node, inputs, cursor);
-  return (out) => {
-    for (let line = 0; line < cursor.lines; line++) {
-      cursor.goToLine(line);
-      out[line] = value();
     }
-  };
-}
+  }
 
-/** Values of an integer that does not depend on lines. */
-export function keyReader(node: CoreInteger, inputs: MaskInputs, cursor: TileCursor): Reader {
-  const row = readRow(node, inputs);
-  if (row !== undefined) {
-    const { values, shift } = row;
-    return (out) => {
-      for (let i = 0; i < cursor.count; i++) out[i] = (values[cursor.firstKey + i] as number) + shift;
-    };
-  }
-  const value = compileInteger(node, inputs, cursor);
-  return (out) => {
-    for (let i = 0; i < cursor.count; i++) {
-      cursor.goToKey(i);
-      out[i] = value();
+  #readLines(count: number): void {
+    const { values } = this;
+    const cursor = this.#cursor;
+    const row = this.#row;
+    for (let line = 0; line < count; line++) {
+      if (row !== undefined) values[line] = (row.values[cursor.lineQueries[line] as number] as number) + row.shift;
+      else {
+        cursor.goToLine(line);
+        values[line] = this.#value();
+      }
     }
-  };
+  }
+
+  #measure(count: number): void {
+    const { values, runs } = this;
+    let last = values[0] as number;
+    let lo = last;
+    let hi = last;
+    runs.length = 0;
+    runs.push(0);
+    for (let i = 1; i < count; i++) {
+      const value = values[i] as number;
+      if (value < last && runs.length <= MAX_RUNS) runs.push(i);
+      if (value < lo) lo = value;
+      if (value > hi) hi = value;
+      last = value;
+    }
+    this.range.set(lo, hi);
+  }
 }
 
 /** A row of the inputs plus a constant, if that is what the integer is. Int32Array wraps sums as the language does. */
@@ -198,4 +247,11 @@ export function dependsOn(names: ReadonlySet<VariableName>, node: CoreInteger): 
     found ||= names.has(name);
   });
   return found;
+}
+
+/** A longer array with the same beginning. */
+function grown(values: Int32Array): Int32Array<ArrayBuffer> {
+  const larger = new Int32Array(Math.max(64, 2 * values.length));
+  larger.set(values);
+  return larger;
 }

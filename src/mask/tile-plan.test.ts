@@ -193,6 +193,11 @@ describe("planTiles", () => {
     expect(thrownBy(() => planTiles(full(), inputs, { rowTile: 1, keyTile: 1 }))).toBe(
       "BudgetError: planTiles: at most 16777216 tiles with work. Use larger tiles.",
     );
+    const many = createMaskInputs({ queryLength: 1, keyLength: 1, heads: 2 ** 40 });
+    const byHead = custom(({ head }) => head.lt(3));
+    expect(thrownBy(() => planTiles(byHead, many, { rowTile: 1, keyTile: 1 }))).toBe(
+      "BudgetError: planTiles: at most 16777216 row tiles; got batch=1, planes=1099511627776, rowTiles=1.",
+    );
   });
 });
 

@@ -65,7 +65,7 @@ const MAX_ENTRIES = 2 ** 24;
  * @param inputs - positions and what else the mask needs; read now, not kept
  * @returns the tiles with work; a row tile without any has no entries
  * @throws ConfigError, ShapeError when inputs or sizes do not fit
- * @throws BudgetError when more than 2^24 tiles (64 MiB of columns) have work
+ * @throws BudgetError when there are more than 2^24 row tiles, or more than 2^24 tiles (64 MiB of columns) with work
  */
 export function planTiles(mask: Mask, inputs: MaskInputs, options: TileOptions): TilePlan {
   checkMaskInputs("planTiles", mask, inputs);
@@ -81,6 +81,9 @@ export function planTiles(mask: Mask, inputs: MaskInputs, options: TileOptions):
   const planes = requirements(mask).headDependent ? heads / group : 1;
   const rowTiles = Math.ceil((queryLength * group) / rowTile);
   const keyTiles = Math.ceil(keyLength / keyTile);
+  if (batch * planes * rowTiles > MAX_ENTRIES) {
+    throw new BudgetError("planTiles", `at most ${MAX_ENTRIES} row tiles`, { batch, planes, rowTiles });
+  }
   const rowPointers = new Int32Array(batch * planes * rowTiles + 1);
   const firstPartial = new Int32Array(batch * planes * rowTiles);
   const columns = new IntList();

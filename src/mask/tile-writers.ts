@@ -4,19 +4,17 @@
  */
 
 import { type MaskInputs, own } from "./inputs.ts";
-import { compareIntervals, EMPTY, FULL, Interval, opposite, PARTIAL, type Verdict } from "./interval.ts";
+import { compareIntervals, EMPTY, FULL, opposite, PARTIAL, type Verdict } from "./interval.ts";
 import type { CoreInteger, CoreMask } from "./lower.ts";
 import type { RelationName } from "./node.ts";
 import { compare } from "./predicate.ts";
 import {
   compileInteger,
   dependsOn,
-  grown,
   KEY_VARIABLES,
-  keyReader,
-  lineReader,
-  type Reader,
+  MAX_RUNS,
   ROW_VARIABLES,
+  TileColumn,
   type TileCursor,
 } from "./tile-cursor.ts";
 
@@ -45,36 +43,40 @@ export abstract class Writer {
   protected abstract writeLines(): void;
 }
 
+/** What all writers of one mask are made of. */
+type Place = {
+  readonly inputs: MaskInputs;
+  readonly cursor: TileCursor;
+  readonly keyTile: number;
+  /** Columns by the integer that they hold. */
+  readonly columns: Map<string, TileColumn>;
+};
+
 /** A mask as a writer. */
 export function compileWriter(mask: CoreMask, inputs: MaskInputs, cursor: TileCursor, keyTile: number): Writer {
+  return compile(mask, { inputs, cursor, keyTile, columns: new Map() });
+}
+
+function compile(mask: CoreMask, place: Place): Writer {
+  const { inputs, cursor, keyTile } = place;
   switch (mask.op) {
     case "constant":
       return new ConstantWriter(mask.value, cursor, keyTile);
     case "compare": {
       const { relation, left, right } = mask;
       return dependsOn(KEY_VARIABLES, left) && !dependsOn(KEY_VARIABLES, right)
-        ? compileCompare(FLIPPED[relation], right, left, inputs, cursor, keyTile)
-        : compileCompare(relation, left, right, inputs, cursor, keyTile);
+        ? compileCompare(FLIPPED[relation], right, left, place)
+        : compileCompare(relation, left, right, place);
     }
     case "table":
       return new TableWriter(own(inputs.tables, mask.name) as Uint8Array, inputs, cursor, keyTile);
     case "not":
-      return new NotWriter(compileWriter(mask.arg, inputs, cursor, keyTile), cursor, keyTile);
+      return new NotWriter(compile(mask.arg, place), cursor, keyTile);
     default: {
-      const parts = distinct(flatten(mask.op, mask.args)).map((arg) => compileWriter(arg, inputs, cursor, keyTile));
+      const parts = mask.args.map((arg) => compile(arg, place));
       return new JoinWriter(mask.op === "and", parts, cursor, keyTile);
     }
   }
-}
-
-/** The arguments of nested operations of one kind. */
-function flatten(op: "and" | "or", args: readonly CoreMask[]): readonly CoreMask[] {
-  return args.flatMap((arg) => (arg.op === op ? flatten(op, arg.args) : [arg]));
-}
-
-/** Without repetitions: causal and a window both ask for kvPos ≤ qPos. */
-function distinct(masks: readonly CoreMask[]): readonly CoreMask[] {
-  return [...new Map(masks.map((mask) => [JSON.stringify(mask), mask])).values()];
 }
 
 class ConstantWriter extends Writer {
@@ -178,8 +180,6 @@ class JoinWriter extends Writer {
 }
 
 const INT32_MAX = 2 ** 31 - 1;
-/** Runs of ascending keys of a tile that are worth being looked at one by one. */
-const MAX_RUNS = 4;
 
 const FLIPPED: Readonly<Record<RelationName, RelationName>> = {
   eq: "eq",
@@ -190,30 +190,21 @@ const FLIPPED: Readonly<Record<RelationName, RelationName>> = {
   ge: "le",
 };
 
-function compileCompare(
-  relation: RelationName,
-  left: CoreInteger,
-  right: CoreInteger,
-  inputs: MaskInputs,
-  cursor: TileCursor,
-  keyTile: number,
-): Writer {
+function compileCompare(relation: RelationName, left: CoreInteger, right: CoreInteger, place: Place): Writer {
+  const { inputs, cursor, keyTile } = place;
   if (dependsOn(KEY_VARIABLES, left) || dependsOn(ROW_VARIABLES, right)) {
-    return new PairWriter(
-      relation,
-      compileInteger(left, inputs, cursor),
-      compileInteger(right, inputs, cursor),
-      cursor,
-      keyTile,
-    );
+    const [valueOfLeft, valueOfRight] = [left, right].map((side) => compileInteger(side, inputs, cursor));
+    return new PairWriter(relation, valueOfLeft as () => number, valueOfRight as () => number, cursor, keyTile);
   }
-  return new CompareWriter(
-    relation,
-    lineReader(left, inputs, cursor),
-    keyReader(right, inputs, cursor),
-    cursor,
-    keyTile,
-  );
+  return new CompareWriter(relation, columnOf(left, false, place), columnOf(right, true, place), cursor, keyTile);
+}
+
+/** The column of an integer, the same one for equal integers. */
+function columnOf(node: CoreInteger, isOfKeys: boolean, { inputs, cursor, columns }: Place): TileColumn {
+  const name = `${isOfKeys ? "keys" : "lines"} ${JSON.stringify(node)}`;
+  const column = columns.get(name) ?? new TileColumn(node, inputs, cursor, isOfKeys);
+  columns.set(name, column);
+  return column;
 }
 
 /** A comparison whose sides mix queries and keys. */
@@ -246,32 +237,20 @@ class PairWriter extends Writer {
 /** A comparison of a number of the query with one of the key. */
 class CompareWriter extends Writer {
   readonly #relation: RelationName;
-  readonly #readLefts: Reader;
-  readonly #readRights: Reader;
-  /** Values of the lines and of the keys, and the range of each. */
-  #lefts: Int32Array<ArrayBuffer> = new Int32Array(0);
-  readonly #rights: Int32Array;
-  readonly #leftRange = new Interval();
-  readonly #rightRange = new Interval();
-  /** Where the values of the keys begin to ascend: at 0, and wherever one is smaller than the one before. */
-  readonly #runs: number[] = [];
+  readonly #lefts: TileColumn;
+  readonly #rights: TileColumn;
 
-  constructor(relation: RelationName, lefts: Reader, rights: Reader, cursor: TileCursor, keyTile: number) {
+  constructor(relation: RelationName, lefts: TileColumn, rights: TileColumn, cursor: TileCursor, keyTile: number) {
     super(cursor, Math.ceil(keyTile / 32));
     this.#relation = relation;
-    this.#readLefts = lefts;
-    this.#readRights = rights;
-    this.#rights = new Int32Array(keyTile);
+    this.#lefts = lefts;
+    this.#rights = rights;
   }
 
   prepare(): Verdict {
-    const { lines, count } = this.cursor;
-    while (this.#lefts.length < lines) this.#lefts = grown(this.#lefts);
-    this.#readLefts(this.#lefts);
-    this.#readRights(this.#rights);
-    measure(this.#lefts, lines, this.#leftRange);
-    measure(this.#rights, count, this.#rightRange);
-    return compareIntervals(this.#relation, this.#leftRange, this.#rightRange);
+    this.#lefts.load();
+    this.#rights.load();
+    return compareIntervals(this.#relation, this.#lefts.range, this.#rights.range);
   }
 
   /** left relation right is, or is not, lo ≤ right ≤ hi. */
@@ -281,21 +260,22 @@ class CompareWriter extends Writer {
     const shift = relation === "lt" || relation === "ge" ? 1 : 0;
     const inverted = relation === "ne" || relation === "gt" || relation === "ge";
     const { lines, count } = this.cursor;
-    this.#findRuns();
-    if (this.#runs.length > MAX_RUNS) {
+    const { values: lefts } = this.#lefts;
+    const { runs } = this.#rights;
+    if (runs.length > MAX_RUNS) {
       for (let line = 0; line < lines; line++) {
-        const lo = (this.#lefts[line] as number) + shift;
+        const lo = (lefts[line] as number) + shift;
         this.#writeWithin(line, lo, isBounded ? lo : INT32_MAX, inverted);
       }
       return;
     }
     this.words.fill(0, 0, lines * this.wordsPerLine);
-    this.#runs.forEach((first, n) => {
-      const last = this.#runs[n + 1] ?? count;
+    runs.forEach((first, n) => {
+      const last = runs[n + 1] ?? count;
       let start = first; // of the keys of the run that are within the bounds
       let end = last;
       for (let line = 0; line < lines; line++) {
-        const lo = (this.#lefts[line] as number) + shift;
+        const lo = (lefts[line] as number) + shift;
         start = this.#countBelow(lo, start, first, last);
         if (isBounded) end = this.#countBelow(lo + 1, end, first, last);
         if (inverted) {
@@ -306,18 +286,9 @@ class CompareWriter extends Writer {
     });
   }
 
-  #findRuns(): void {
-    const rights = this.#rights;
-    this.#runs.length = 0;
-    this.#runs.push(0);
-    for (let i = 1; i < this.cursor.count && this.#runs.length <= MAX_RUNS; i++) {
-      if ((rights[i] as number) < (rights[i - 1] as number)) this.#runs.push(i);
-    }
-  }
-
   /** The first of the ascending keys `first` to `last` − 1 that is not below `limit`, searched from a guess. */
   #countBelow(limit: number, guess: number, first: number, last: number): number {
-    const rights = this.#rights;
+    const rights = this.#rights.values;
     let n = guess;
     while (n < last && (rights[n] as number) < limit) n++;
     while (n > first && (rights[n - 1] as number) >= limit) n--;
@@ -336,27 +307,16 @@ class CompareWriter extends Writer {
   #writeWithin(line: number, lo: number, hi: number, inverted: boolean): void {
     const to = line * this.wordsPerLine;
     const { count } = this.cursor;
+    const { values } = this.#rights;
     for (let w = 0; w < this.wordsPerLine; w++) {
       let word = 0;
       for (let i = Math.min(count, 32 * w + 32) - 1; i >= 32 * w; i--) {
-        const value = this.#rights[i] as number;
+        const value = values[i] as number;
         word = (word << 1) | (value >= lo && value <= hi ? 1 : 0);
       }
       this.words[to + w] = inverted ? ~word : word;
     }
   }
-}
-
-/** Sets the range to that of the first `count` values, at least one. */
-function measure(values: Int32Array, count: number, range: Interval): void {
-  let lo = values[0] as number;
-  let hi = lo;
-  for (let i = 1; i < count; i++) {
-    const value = values[i] as number;
-    if (value < lo) lo = value;
-    if (value > hi) hi = value;
-  }
-  range.set(lo, hi);
 }
 
 /** The lowest `count` bits; none below 0, all from 32 on. */

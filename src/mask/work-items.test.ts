@@ -103,6 +103,7 @@ describe("planWork", () => {
         () => planWork(plan, { kvHeads: 1, workers: 0.5 }),
         "workers must be an integer of at least 1; got workers=0.5.",
       ],
+      [() => planWork(plan, { kvHeads: 1, workers: 4097 }), "workers must be at most 4096; got workers=4097."],
       [
         () => planWork(plan, { kvHeads: 1, workers: 1, partialCost: -1 }),
         "partialCost must be a positive number; got partialCost=-1.",

@@ -2,7 +2,7 @@
  * The tiles of a plan dealt out to workers.
  */
 
-import { ConfigError } from "../errors.ts";
+import { BudgetError, ConfigError } from "../errors.ts";
 import type { TilePlan } from "./tile-plan.ts";
 
 /** How work is dealt out. Costs are in units of one full tile. */
@@ -35,6 +35,9 @@ export type WorkItems = {
   readonly costs: Float64Array;
 };
 
+const MAX_WORKERS = 4096;
+const MAX_ITEMS = 2 ** 21;
+
 /** One row tile, or a part of one. */
 type Item = { row: number; kvHead: number; entryStart: number; entryEnd: number; cost: number };
 
@@ -44,6 +47,7 @@ type Item = { row: number; kvHead: number; entryStart: number; entryEnd: number;
  * `splitKeys` no item is larger than the mean plus one tile.
  *
  * @throws ConfigError when a size or cost is out of range
+ * @throws BudgetError when there are more than 2^21 row tiles over all heads
  */
 export function planWork(plan: TilePlan, options: WorkOptions): WorkItems {
   const { kvHeads, workers, splitKeys = false, partialCost = 1.25, rowCost = 0.25 } = options;
@@ -52,6 +56,7 @@ export function planWork(plan: TilePlan, options: WorkOptions): WorkItems {
       throw new ConfigError("planWork", `${name} must be an integer of at least 1`, { [name]: value });
     }
   }
+  if (workers > MAX_WORKERS) throw new ConfigError("planWork", `workers must be at most ${MAX_WORKERS}`, { workers });
   for (const [name, value] of Object.entries({ partialCost, rowCost })) {
     if (!Number.isFinite(value) || value <= 0) {
       throw new ConfigError("planWork", `${name} must be a positive number`, { [name]: value });
@@ -60,10 +65,12 @@ export function planWork(plan: TilePlan, options: WorkOptions): WorkItems {
   if (plan.planes !== 1 && plan.planes !== kvHeads) {
     throw new ConfigError("planWork", `kvHeads must be ${plan.planes}, as in the plan`, { kvHeads });
   }
+  const items = plan.batch * kvHeads * plan.rowTiles;
+  if (items > MAX_ITEMS) throw new BudgetError("planWork", `at most ${MAX_ITEMS} row tiles of all heads`, { items });
   const whole = listRows(plan, kvHeads, partialCost, rowCost);
   const total = whole.reduce((sum, item) => sum + item.cost, 0);
-  const items = splitKeys ? whole.flatMap((item) => split(item, total / workers, plan, partialCost, rowCost)) : whole;
-  return deal(items, workers);
+  const parts = splitKeys ? whole.flatMap((item) => split(item, total / workers, plan, partialCost, rowCost)) : whole;
+  return deal(parts, workers);
 }
 
 /** All row tiles of all heads: by batch entry, then head, then row, so that neighbours share keys. */

@@ -1,7 +1,7 @@
 /**
  * Runs golden cases from real libraries through Phasor's public API.
  *
- *     npm run goldens -- FOLDER [--backend reference]
+ *     npm run goldens -- FOLDER [--backend reference|wasm]
  *
  * Every cases.json under FOLDER is a suite, named by the folder it lies in. Prints a line for each failing case with
  * its largest error, ends with `N passed, N failed`, and exits 1 when a case failed or none ran.
@@ -14,14 +14,14 @@ import { runCase } from "./case.ts";
 import { readGoldenCases } from "./format.ts";
 import { suites } from "./suites/index.ts";
 
-const BACKENDS = ["reference"];
+const BACKENDS = ["reference", "wasm"];
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: { backend: { type: "string", default: "reference" } },
 });
 const [folder] = positionals;
-if (folder === undefined || positionals.length > 1) fail("usage: npm run goldens -- FOLDER [--backend reference]");
+if (folder === undefined || positionals.length > 1) fail("usage: npm run goldens -- FOLDER [--backend reference|wasm]");
 if (!BACKENDS.includes(values.backend)) fail(`--backend must be one of ${BACKENDS.join(", ")}; got ${values.backend}`);
 if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) fail(`not a folder: ${folder}`);
 

@@ -3,8 +3,11 @@
  */
 
 import type { AttentionPlan, Capabilities, KernelCapabilities } from "../../attention/index.ts";
-import { type KvStrides, type LoweredPlan, lowerPlan } from "./attention-lowering.ts";
+import { ConfigError } from "../../errors.ts";
+import { type CallMemory, type KvLayout, type LoweredPlan, lowerPlan } from "./attention-lowering.ts";
+import { isDecodePlan, lowerDecodePlan } from "./decode-lowering.ts";
 import { emitAttention } from "./kernels/attention.ts";
+import { type DecodeSpec, decodeScratch, emitDecode } from "./kernels/attention-decode.ts";
 import { emitAttentionMerge } from "./kernels/attention-merge.ts";
 import {
   type AttentionSpec,
@@ -16,17 +19,31 @@ import {
 import type { WasmRuntime } from "./runtime.ts";
 
 const KERNEL: KernelCapabilities = {
-  features: ["sinks", "blockSelection", "keySelection", "maxLogits", "mixedHeadDims"],
-  layouts: ["contiguous"],
-  dtypes: ["f32"],
+  features: [
+    "softcap",
+    "scoreModifier",
+    "alibi",
+    "bias",
+    "sinks",
+    "dropout",
+    "blockSelection",
+    "keySelection",
+    "maxLogits",
+    "mixedHeadDims",
+  ],
+  layouts: ["contiguous", "ring"],
+  dtypes: ["f32", "f16", "bf16", "int8", "int4", "fp8"],
   maxHeadDim: 1024,
 };
 
-/** What attention on WASM can do. */
+/** What attention on WASM can do: everything in f32. */
 export const WASM_CAPABILITIES: Capabilities = {
   backend: "wasm",
-  kernels: { tiled: KERNEL, decode: KERNEL, ragged: KERNEL },
+  kernels: { tiled: KERNEL, decode: KERNEL, ragged: KERNEL, paged: { ...KERNEL, layouts: ["paged"] } },
 };
+
+/** Most rows of a tile of a plan. */
+const MAX_ROWS = 8 * MAX_BLOCKS;
 
 /**
  * Tile sizes to plan with.
@@ -35,20 +52,19 @@ export const WASM_CAPABILITIES: Capabilities = {
  */
 export function wasmTile(rows: number, keyDim: number): { rows: number; keys: number } {
   if (rows <= 4 && keyDim % 4 === 0) return { rows: 4, keys: TILE_KEYS };
-  return { rows: 8 * Math.min(MAX_BLOCKS, Math.ceil(rows / 8)), keys: TILE_KEYS };
+  return { rows: 8 * Math.min(MAX_BLOCKS, Math.max(1, Math.ceil(rows / 8))), keys: TILE_KEYS };
 }
 
-/** Addresses and strides of one attention. */
+/** What kernels are specialised for beside what the plan knows. */
+export type AttentionOptions = Pick<AttentionSpec, "score" | "dropout" | "rowColumns" | "keyColumns">;
+
+/** Addresses of one attention. */
 export type AttentionOperands = {
   /** f32 [B, Tq, H, D]. */
   readonly q: number;
-  /** f32, slot 0 of head 0 of batch entry 0. */
+  /** First stored row of head 0. */
   readonly keys: number;
   readonly values: number;
-  /** Bytes from one slot to the next. */
-  readonly keyStride: number;
-  readonly valueStride: number;
-  readonly strides: KvStrides;
   /** f32 [B, Tq, H, Dv]. */
   readonly out: number;
   /** 0, or f32 [B, Tq, H, 2] for the largest score and the sum. */
@@ -56,64 +72,104 @@ export type AttentionOperands = {
   /** 0, or f32 [H]. */
   readonly sinks: number;
   readonly scale: number;
+  /** 0, or the address of `OPTIONS`. */
+  readonly options: number;
 };
 
-/** Puts a plan into the inputs of the runtime's present program, where it stays until that has run. */
-export function placePlan(runtime: WasmRuntime, plan: AttentionPlan, operands: AttentionOperands): LoweredPlan {
-  const spec = specOf(runtime, plan, operands);
+/** A plan in memory and the kernels that run it. */
+export type PreparedAttention = LoweredPlan &
+  ({ readonly attend: "blocks"; readonly spec: AttentionSpec } | { readonly attend: "one"; readonly spec: DecodeSpec });
+
+/**
+ * Puts a plan into memory.
+ *
+ * @throws ConfigError when the plan's row tiles are too large
+ */
+export function prepareAttention(
+  runtime: WasmRuntime,
+  memory: CallMemory,
+  plan: AttentionPlan,
+  layout: KvLayout,
+  options: AttentionOptions,
+): PreparedAttention {
+  const { H, D, Dv } = plan.dims;
+  if (isDecodePlan(plan, layout) && !options.score && !options.dropout) {
+    const strides = { keyStride: layout.keys.stride, valueStride: layout.values.stride };
+    const spec = { relaxed: runtime.features.relaxed, heads: H, keyDim: D, valueDim: Dv, ...strides };
+    return { ...lowerDecodePlan(plan, spec, layout, memory), attend: "one", spec };
+  }
+  const spec = attentionSpec(runtime, plan, layout, options);
   const blocks = Math.ceil(plan.tiles.rowTile / spec.rows);
-  return lowerPlan(
-    plan,
-    operands.strides,
-    (bytes) => runtime.placeInput(bytes),
-    (bytes) => runtime.takeInput(bytes),
-    blocks * blockLayout(spec).stateBytes,
-  );
+  const lowered = lowerPlan(plan, layout, memory, blocks * blockLayout(spec).stateBytes);
+  return { ...lowered, attend: "blocks", spec };
 }
 
 /** Adds the calls of one attention to the runtime's present program. */
-export function issueAttention(
+export function issueAttention(runtime: WasmRuntime, prepared: PreparedAttention, operands: AttentionOperands): void {
+  const { attend, merge, takesOptions } = kernelsOf(runtime, prepared);
+  const { q, keys, values, out, stats, sinks, scale, options } = operands;
+  const { items, itemCount, operations, workers, workerPointers, merges, mergeCount } = prepared;
+  const dealt = { items: itemCount, operations };
+  const split = workers === runtime.workers ? { ...dealt, workerPointers } : dealt;
+  runtime.issue(
+    attend,
+    split,
+    ...(["from", "to", items, q, keys, values, out, stats, sinks, { float: scale }] as const),
+    ...(takesOptions ? [options] : []),
+    "scratch",
+  );
+  if (mergeCount === 0) return;
+  runtime.issue(
+    merge,
+    { items: mergeCount },
+    ...(["from", "to", merges, items, out, stats, sinks, "scratch"] as const),
+  );
+}
+
+function kernelsOf(
   runtime: WasmRuntime,
-  plan: AttentionPlan,
-  placed: LoweredPlan,
-  operands: AttentionOperands,
-): void {
-  const spec = specOf(runtime, plan, operands);
-  const kernels = runtime.kernels(`attention ${JSON.stringify(spec)}`, () => ({
+  prepared: PreparedAttention,
+): { attend: number; merge: number; takesOptions: boolean } {
+  const key = `attention ${prepared.attend} ${JSON.stringify(prepared.spec)}`;
+  if (prepared.attend === "one") {
+    const { spec } = prepared;
+    const { attendOne, mergeOne } = runtime.kernels(key, () => ({
+      scratchBytes: decodeScratch(spec).end,
+      emit: (module) => emitDecode(module, spec),
+    }));
+    return { attend: attendOne, merge: mergeOne, takesOptions: false };
+  }
+  const { spec } = prepared;
+  const { attend, merge } = runtime.kernels(key, () => ({
     scratchBytes: attentionScratch(spec).bytes,
     emit: (module) => {
       emitAttention(module, spec);
       emitAttentionMerge(module, spec);
     },
   }));
-  const { q, keys, values, out, stats, sinks, scale } = operands;
-  const { items, itemCount, workers, workerPointers, merges, mergeCount } = placed;
-  const dealt = { items: itemCount, operations: plan.cost.flops };
-  const split = workers === runtime.workers ? { ...dealt, workerPointers } : dealt;
-  const scaling = { float: scale };
-  runtime.issue(
-    kernels.attend,
-    split,
-    ...(["from", "to", items, q, keys, values, out, stats, sinks, scaling, "scratch"] as const),
-  );
-  if (mergeCount === 0) return;
-  runtime.issue(
-    kernels.merge,
-    { items: mergeCount },
-    ...(["from", "to", merges, items, out, stats, sinks, "scratch"] as const),
-  );
+  return { attend, merge, takesOptions: true };
 }
 
-function specOf(runtime: WasmRuntime, { dims, tiles }: AttentionPlan, operands: AttentionOperands): AttentionSpec {
+function attentionSpec(
+  runtime: WasmRuntime,
+  { dims, tiles }: AttentionPlan,
+  { keys, values }: KvLayout,
+  options: AttentionOptions,
+): AttentionSpec {
+  if (tiles.rowTile > MAX_ROWS) {
+    throw new ConfigError("run", `a plan with row tiles of at most ${MAX_ROWS} rows`, { rows: tiles.rowTile });
+  }
   return {
     relaxed: runtime.features.relaxed,
-    rows: tiles.rowTile === 4 ? 4 : 8,
+    rows: tiles.rowTile <= 4 && dims.D % 4 === 0 ? 4 : 8,
     packed: tiles.rowTile > 8,
     keyDim: dims.D,
     valueDim: dims.Dv,
-    keyStride: operands.keyStride,
-    valueStride: operands.valueStride,
+    keys: { type: keys.type, stride: keys.stride, scaleStride: keys.scaleStride },
+    values: { type: values.type, stride: values.stride, scaleStride: values.scaleStride },
     heads: dims.H,
     group: dims.H / dims.Hk,
+    bitsStride: tiles.keyTile,
+    ...options,
   };
 }

@@ -5,13 +5,20 @@
  * operation is issued, so the caller may change them at once. Weights stay in the element type they came in.
  */
 
-import { type AttentionPlan, planAttention } from "../../attention/index.ts";
+import { planAttention } from "../../attention/index.ts";
 import { CapabilityError, ConfigError, ShapeError } from "../../errors.ts";
 import { sizeOf, type Tensor, tensor, toF32 } from "../../tensor.ts";
 import type { Activation, AttendCall, Backend, RotationTable, WeightMatrix } from "../backend.ts";
 import { ModuleBuilder } from "./assembler/module.ts";
-import type { LoweredPlan } from "./attention-lowering.ts";
-import { type AttentionOperands, issueAttention, placePlan, WASM_CAPABILITIES, wasmTile } from "./attention-runner.ts";
+import {
+  issueAttention,
+  type PreparedAttention,
+  prepareAttention,
+  WASM_CAPABILITIES,
+  wasmTile,
+} from "./attention-runner.ts";
+import { softcapCode } from "./attention-score-lowering.ts";
+import { slotsOf, storageOf } from "./attention-storage.ts";
 import { detectFeatures, type WasmFeatures } from "./features.ts";
 import { emitAdd, emitCopy, emitGate, emitScaleRows } from "./kernels/elementwise.ts";
 import { emitEmbed } from "./kernels/embed.ts";
@@ -46,22 +53,32 @@ const LINE = 16;
 /**
  * Starts a WASM backend.
  *
+ * @throws as `createWasmRuntime`
+ */
+export async function createWasmBackend(options: WasmOptions = {}): Promise<WasmBackend> {
+  return new WasmBackend(await createWasmRuntime("createWasmBackend", options));
+}
+
+/**
+ * Starts a runtime.
+ *
+ * @param where - the function that refuses, for messages
  * @throws CapabilityError, by name of what is missing, where the runtime has no SIMD or cannot share memory among threads
  * @throws ConfigError when an option is out of range
  */
-export async function createWasmBackend(options: WasmOptions = {}): Promise<WasmBackend> {
+export async function createWasmRuntime(where: string, options: WasmOptions): Promise<WasmRuntime> {
   const features = limitFeatures(detectFeatures(), options.features);
   const threads = options.threads ?? (features.sharedMemory && HAS_WORKER_FILE ? availableCores() : 0);
   if (!Number.isInteger(threads) || threads < 0 || threads > 256) {
-    throw new ConfigError("createWasmBackend", "threads must be an integer from 0 to 256", { threads });
+    throw new ConfigError(where, "threads must be an integer from 0 to 256", { threads });
   }
   const { maxBytes } = options;
   if (maxBytes !== undefined && !(maxBytes > 0 && maxBytes <= 2 ** 32)) {
-    throw new ConfigError("createWasmBackend", "maxBytes must be from 1 to 4294967296", { maxBytes });
+    throw new ConfigError(where, "maxBytes must be from 1 to 4294967296", { maxBytes });
   }
   if (!features.simd) {
     throw new CapabilityError(
-      "createWasmBackend",
+      where,
       "a runtime with 128-bit WebAssembly SIMD",
       { simd: false },
       "Use the reference backend, or a newer runtime.",
@@ -69,17 +86,16 @@ export async function createWasmBackend(options: WasmOptions = {}): Promise<Wasm
   }
   if (threads > 0 && !features.sharedMemory) {
     throw new CapabilityError(
-      "createWasmBackend",
+      where,
       "memory that threads can share",
       { threads, sharedMemory: false },
       "Serve the page with COOP and COEP headers, or pass threads: 0.",
     );
   }
-  const runtime = await WasmRuntime.create({ features, threads, maxBytes }, (memory) => {
+  return WasmRuntime.create({ features, threads, maxBytes }, (memory) => {
     // A module must not ask for a smaller maximum than the memory has.
     return new ModuleBuilder({ minimumPages: 1, maximumPages: memory.maximumPages, shared: memory.shared });
   });
-  return new WasmBackend(runtime);
 }
 
 /** Operations of a decoder on a WASM runtime. */
@@ -88,7 +104,7 @@ export class WasmBackend implements Backend {
   readonly runtime: WasmRuntime;
   /** Where arrays from elsewhere have been copied for the present program. */
   readonly #placed = new Map<ArrayBufferView, number>();
-  readonly #plans: { call: AttendCall; plan: AttentionPlan; placed: LoweredPlan }[] = [];
+  readonly #plans: PlannedCall[] = [];
 
   constructor(runtime: WasmRuntime) {
     this.runtime = runtime;
@@ -198,22 +214,16 @@ export class WasmBackend implements Backend {
 
   attend(out: Tensor<"f32">, call: AttendCall): void {
     const { q, kv, scale, sinks } = call;
-    const [, Hk, D] = kv.keys.shape;
-    const Dv = kv.values.shape[2];
-    const operands: AttentionOperands = {
+    issueAttention(this.runtime, this.#planFor(call), {
       q: this.#input(q.data),
       keys: this.#input(kv.keys.data),
       values: this.#input(kv.values.data),
-      keyStride: Hk * D * 4,
-      valueStride: Hk * Dv * 4,
-      strides: { keyBatch: 0, valueBatch: 0, keyHead: D * 4, valueHead: Dv * 4 },
       out: this.#output(out),
       stats: 0,
       sinks: sinks ? this.#input(sinks) : 0,
       scale,
-    };
-    const { plan, placed } = this.#planFor(call, operands);
-    issueAttention(this.runtime, plan, placed, operands);
+      options: 0,
+    });
   }
 
   gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void {
@@ -279,9 +289,9 @@ export class WasmBackend implements Backend {
   }
 
   /** Layers with the same mask, heads and positions share one plan. */
-  #planFor(call: AttendCall, operands: AttentionOperands): { plan: AttentionPlan; placed: LoweredPlan } {
+  #planFor(call: AttendCall): PreparedAttention {
     const found = this.#plans.find((one) => samePlan(one.call, call));
-    if (found) return found;
+    if (found) return found.prepared;
     const { q, kv, mask, queryPositions, querySegments, sinks, softcap } = call;
     const [Tq, H, D] = q.shape;
     const plan = planAttention(
@@ -300,11 +310,23 @@ export class WasmBackend implements Backend {
         tile: wasmTile((Tq * H) / kv.keys.shape[1], D),
       },
     );
-    const made = { call, plan, placed: placePlan(this.runtime, plan, operands) };
-    this.#plans.push(made);
-    return made;
+    const layout = { keys: storageOf(kv.keys), values: storageOf(kv.values), slots: slotsOf(kv, plan.dims) };
+    const memory = {
+      place: (numbers: ArrayBufferView) => this.runtime.placeInput(numbers),
+      take: (bytes: number) => this.runtime.takeInput(bytes),
+    };
+    const prepared = prepareAttention(this.runtime, memory, plan, layout, {
+      ...(softcap !== undefined && { score: [softcapCode(softcap)] }),
+      rowColumns: 0,
+      keyColumns: 0,
+    });
+    this.#plans.push({ call, prepared });
+    return prepared;
   }
 }
+
+/** A plan in memory, and the call it was made for. */
+type PlannedCall = { call: AttendCall; prepared: PreparedAttention };
 
 /** Whether a plan for one call serves another. */
 function samePlan(a: AttendCall, b: AttendCall): boolean {
@@ -312,7 +334,7 @@ function samePlan(a: AttendCall, b: AttendCall): boolean {
   return (
     shapes(a) === shapes(b) &&
     a.mask.hash() === b.mask.hash() &&
-    (a.softcap === undefined) === (b.softcap === undefined) &&
+    a.softcap === b.softcap &&
     (a.sinks === undefined) === (b.sinks === undefined) &&
     sameNumbers(a.queryPositions, b.queryPositions) &&
     sameNumbers(a.querySegments, b.querySegments) &&

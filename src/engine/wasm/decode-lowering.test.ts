@@ -6,6 +6,7 @@ import { causal, full, sameSegment, slidingWindow } from "../../mask/index.ts";
 import { f32, type Tensor } from "../../tensor.ts";
 import { ModuleBuilder } from "./assembler/module.ts";
 import { WASM_CAPABILITIES } from "./attention-runner.ts";
+import { slotsOf } from "./attention-storage.ts";
 import { lowerDecodePlan } from "./decode-lowering.ts";
 import { detectFeatures } from "./features.ts";
 import { decodeScratch, emitDecode } from "./kernels/attention-decode.ts";
@@ -57,18 +58,17 @@ describe.each([true, false])("the decode kernel with relaxed SIMD %s", (relaxed)
       const all = { q, k, v, mask, ...segments, ...(sinks && { sinks }) };
       const wanted = referenceAttention(all);
       const plan = planAttention(all, { capabilities: WASM_CAPABILITIES, workers, tile: { rows: 4, keys: 64 } });
-      const spec = { relaxed, heads: H, keyDim: D, valueDim: Dv, keyStride: H * D * 4, valueStride: H * Dv * 4 };
+      const [keyStride, valueStride] = [H * D * 4, H * Dv * 4];
+      const spec = { relaxed, heads: H, keyDim: D, valueDim: Dv, keyStride, valueStride };
       const { attendOne, mergeOne } = runtime.kernels(`one ${JSON.stringify(spec)}`, () => ({
         scratchBytes: decodeScratch(spec).end,
         emit: (module) => emitDecode(module, spec),
       }));
-      const strides = { keyBatch: Tk * H * D * 4, valueBatch: Tk * H * Dv * 4, keyHead: D * 4, valueHead: Dv * 4 };
       const { items, itemCount, merges, mergeCount } = lowerDecodePlan(
         plan,
         spec,
-        strides,
-        (bytes) => runtime.placeInput(bytes),
-        (bytes) => runtime.takeInput(bytes),
+        { slots: slotsOf(undefined, { Tk }) },
+        { place: (numbers) => runtime.placeInput(numbers), take: (bytes) => runtime.takeInput(bytes) },
       );
       const out = runtime.memory.take(B * H * Dv * 4);
       const stats = runtime.memory.take(B * H * 8);

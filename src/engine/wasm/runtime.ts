@@ -147,12 +147,9 @@ export class WasmRuntime {
       // Blocks given back meanwhile may still be used by programs that run; the next one takes them along.
       return;
     }
-    const address = this.takeInput(calls * RECORD_WORDS * 4);
-    this.memory.view("i32", address, words.length).set(words);
+    const address = this.#prepareRun(calls, words);
     const inputs = this.#inputs;
     this.#inputs = [];
-    this.#program.clear();
-    this.#prepareScratch();
     try {
       if (this.#threads.length === 0) {
         const participant = { worker: 0, workers: 1, scratch: this.#scratch[0].address, barrier: () => {} };
@@ -186,10 +183,29 @@ export class WasmRuntime {
     return numbers;
   }
 
+  /** Writes the present program to memory and empties it, also when memory does not suffice. */
+  #prepareRun(calls: number, words: Int32Array): number {
+    try {
+      const address = this.takeInput(calls * RECORD_WORDS * 4);
+      this.memory.view("i32", address, words.length).set(words);
+      this.#prepareScratch();
+      return address;
+    } finally {
+      this.#program.clear();
+    }
+  }
+
   #prepareScratch(): void {
     if (this.#scratch.length > 0 && this.#scratch[0].bytes >= this.#scratchBytes) return;
-    this.#inputs.push(...this.#scratch); // programs that run may still use it
-    this.#scratch = Array.from({ length: this.workers }, () => this.memory.take(this.#scratchBytes));
+    const larger: Block[] = [];
+    try {
+      while (larger.length < this.workers) larger.push(this.memory.take(this.#scratchBytes));
+    } catch (error) {
+      for (const block of larger) this.memory.release(block);
+      throw error;
+    }
+    this.#inputs.push(...this.#scratch); // programs that run before this one may still use it
+    this.#scratch = larger;
   }
 
   #runOnThreads(address: number, calls: number, threads: readonly WorkerHandle[]): Promise<void> {

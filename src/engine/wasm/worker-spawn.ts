@@ -1,7 +1,8 @@
 /**
- * Worker threads, the same way in Node and wherever there are web workers.
+ * Worker threads, the same way wherever there are threads.
  */
 
+import { hasNodeThreads } from "./node-threads.ts";
 import type { FromWorker, ToWorker } from "./worker-messages.ts";
 
 /** A running worker thread. */
@@ -27,13 +28,12 @@ type AnyWorker = {
 
 /** Starts a thread that runs worker.ts. */
 export async function spawnWorker(): Promise<WorkerHandle> {
-  const scope = globalThis as unknown as { Worker?: new (url: URL, options: { type: "module" }) => Worker };
   const listeners: ((message: FromWorker) => void)[] = [];
   const tell = (message: FromWorker): void => {
     for (const listener of [...listeners]) listener(message);
   };
   let worker: AnyWorker;
-  if (scope.Worker === undefined) {
+  if (hasNodeThreads()) {
     const { Worker } = await import("node:worker_threads");
     // Without the process's own flags: some of them (--input-type, --import) are not meant for workers.
     const thread = new Worker(new URL("./worker.js", import.meta.url), { execArgv: [] });
@@ -41,9 +41,9 @@ export async function spawnWorker(): Promise<WorkerHandle> {
     thread.on("error", (error) => tell({ type: "failed", message: error.message }));
     worker = thread;
   } else {
-    const thread = new scope.Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    const thread = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     thread.onmessage = (event) => tell(event.data);
-    thread.onerror = (event) => tell({ type: "failed", message: event.message });
+    thread.onerror = (event) => tell({ type: "failed", message: event.message ?? "its script does not load" });
     worker = thread as AnyWorker;
   }
   let held = 0;

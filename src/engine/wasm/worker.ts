@@ -2,32 +2,32 @@
  * A worker thread: holds instances of the kernels and runs its share of every program.
  */
 
+import { hasNodeThreads } from "./node-threads.ts";
 import { type Kernel, runProgram } from "./program.ts";
 import { createBarrier } from "./worker-barrier.ts";
 import type { FromWorker, ToWorker } from "./worker-messages.ts";
 
-/** The end of the channel in this thread: `parentPort` in Node, the global scope elsewhere. */
+/** The end of the channel in this thread: `parentPort` of Node's threads, the global scope of a web worker. */
 type Port = {
   postMessage(message: FromWorker): void;
   listen(listener: (message: ToWorker) => void): void;
 };
 
 async function openPort(): Promise<Port> {
-  const scope = globalThis as unknown as {
-    postMessage?: (message: unknown) => void;
-    addEventListener?: (type: "message", listener: (event: { data: ToWorker }) => void) => void;
-  };
-  const node = (globalThis as { process?: { versions?: { node?: string } } }).process?.versions?.node;
-  if (node !== undefined && scope.postMessage === undefined) {
+  if (hasNodeThreads()) {
     const { parentPort } = await import("node:worker_threads");
     return {
       postMessage: (message) => parentPort?.postMessage(message),
       listen: (listener) => void parentPort?.on("message", listener),
     };
   }
+  const scope = globalThis as unknown as {
+    postMessage: (message: FromWorker) => void;
+    addEventListener: (type: "message", listener: (event: { data: ToWorker }) => void) => void;
+  };
   return {
-    postMessage: (message) => scope.postMessage?.(message),
-    listen: (listener) => scope.addEventListener?.("message", ({ data }) => listener(data)),
+    postMessage: (message) => scope.postMessage(message),
+    listen: (listener) => scope.addEventListener("message", ({ data }) => listener(data)),
   };
 }
 

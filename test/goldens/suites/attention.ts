@@ -2,6 +2,7 @@
 
 import {
   type AttentionOptions,
+  type AttentionRequest,
   type AttentionState,
   attendShards,
   dequantizeKv,
@@ -13,7 +14,6 @@ import {
   mergeStates,
   type QuantizedKv,
   quantizeKv,
-  referenceAttention,
   referenceAttentionGradients,
   referenceState,
   ringSchedule,
@@ -24,11 +24,12 @@ import {
   selectKeys,
   sinkState,
   splitTokens,
+  stateFromOutput,
   unpackInt4,
 } from "phasor/attention";
+import { type BackendName, createEngine, type Engine } from "phasor/engine";
 import {
   and,
-  bidirectionalSpans,
   causal,
   chunked,
   full,
@@ -42,6 +43,7 @@ import {
   sameSegment,
   slidingWindow,
   table,
+  variable,
 } from "phasor/mask";
 import type { CaseInput, GoldenTensor, SuiteRunner, Values } from "../case.ts";
 
@@ -103,7 +105,7 @@ export const attention: SuiteRunner = async (input) => {
   const one = readCase(input);
   const outputs: Outputs = {
     ...(input.has("mask") ? { mask: maskTable(one) } : {}),
-    ...(one.params.op === "merge" ? mergedParts(one) : attend(one)),
+    ...(one.params.op === "merge" ? await mergedParts(one) : await attend(one)),
     ...(one.params.gradients ? gradients(one) : {}),
   };
   const missing = [...EXPECTED, ...(one.params.gradients ?? [])].filter(
@@ -163,8 +165,10 @@ function readMask(node: MaskParams): Mask {
       return sameSegment();
     case "prefix":
       return prefix();
-    case "image":
-      return bidirectionalSpans();
+    case "image": // without the cut at segments that bidirectionalSpans() makes
+      return variable("querySpan")
+        .gt(0)
+        .and(variable("querySpan").eq(variable("keySpan")));
     case "length":
       return lengths();
     case "table":
@@ -194,7 +198,7 @@ function maskTable({ params, options, keyPositions, keySegments }: Case): Uint8A
 }
 
 /** Plain attention, over whatever holds the keys and with whatever chooses among them. */
-function attend(one: Case): Outputs {
+async function attend(one: Case): Promise<Outputs> {
   const { params, options, input } = one;
   if (params.load_balance) return attendSharded(one, params.load_balance.cp);
   const chosen: Outputs = {};
@@ -202,9 +206,35 @@ function attend(one: Case): Outputs {
   const quantized: Outputs = {};
   const kv = keyValues(one, quantized);
   const all = { ...options, ...(select === undefined ? {} : { select }) };
-  const { out, lse, maxLogits } = referenceAttention(kv === undefined ? { ...all, ...denseKeys(one) } : { ...all, kv });
-  const max = input.has("max_logits") ? { max_logits: maxLogits.data } : {};
+  const request = kv === undefined ? { ...all, ...denseKeys(one) } : { ...all, kv };
+  const engine = await engineOf(input.backend);
+  const { out, lse, maxLogits } = await engine.attention({
+    ...request,
+    outputs: { maxLogits: input.has("max_logits") },
+  });
+  const max = maxLogits === undefined ? {} : { max_logits: maxLogits.data };
   return { out: out.data, lse: lse.data, ...max, ...chosen, ...quantized };
+}
+
+const engines = new Map<string, Promise<Engine>>();
+
+/** The engine of a backend; one serves all cases. */
+function engineOf(backend: string): Promise<Engine> {
+  const known = engines.get(backend);
+  if (known !== undefined) return known;
+  const made = createEngine({ backend: backend as BackendName });
+  engines.set(backend, made);
+  return made;
+}
+
+/**
+ * The state over some keys. The reference's is made of its sums; those of other backends are what is behind a result,
+ * (lse, 1, out), which merges the same.
+ */
+async function stateOf(one: Case, request: AttentionRequest): Promise<AttentionState> {
+  const { backend } = one.input;
+  if (backend === "reference") return referenceState(request);
+  return stateFromOutput(await (await engineOf(backend)).attention(request));
 }
 
 function denseKeys({ k, v, keyPositions, keySegments }: Case): {
@@ -262,9 +292,11 @@ function readSelect(one: Case, params: SelectParams, outputs: Outputs): SelectRe
   if (params.kind === "moba") {
     // These cases count padding in the means of blocks, so the choice is made without segments.
     const { q, queryPositions, lengths: rows } = options;
-    const { k, v, keyPositions } = one;
+    const { k, v } = one;
     const existing = rows === undefined ? {} : { lengths: rows };
     const select = { kind: "moba", chunk, topk } as const;
+    // Their blocks are runs of slots, ours of positions.
+    const keyPositions = Int32Array.from({ length: one.keyPositions.length }, (_, n) => n % Tk);
     const chosen = selectKeys({ q, k, v, queryPositions, keyPositions, ...existing, select });
     outputs.moba_blocks = widened(selectionTable(chosen), Math.ceil(Tk / chunk));
     return chosen;
@@ -307,31 +339,34 @@ function gradients(one: Case): Outputs {
 }
 
 /** The state over each part of the keys, and what they merge to. */
-function mergedParts(one: Case): Outputs {
+async function mergedParts(one: Case): Promise<Outputs> {
   const { params, options } = one;
   const { B, Tq, Tk } = params.dims;
   const { sinks, ...rest } = options;
   const outputs: Outputs = {};
-  const states = (params.parts ?? []).map(([start, end], n) => {
+  const states: AttentionState[] = [];
+  for (const [n, [start, end]] of (params.parts ?? []).entries()) {
     const part = Uint8Array.from({ length: B * Tq * Tk }, (_, at) => Number(at % Tk >= start && at % Tk < end));
-    const state = referenceState({
+    const request = {
       ...rest,
       ...denseKeys(one),
       mask: (options.mask as Mask).and(table("part")),
       tables: { ...options.tables, part },
-    });
+    };
+    const { max, sum, weighted } = referenceState(request); // the parts of a state, which only the reference shows
+    const state = await stateOf(one, request);
     const { out, lse } = finishState(state, "f32");
-    const named = { m: state.max, l: state.sum, o: state.weighted, lse: lse.data, out: out.data };
+    const named = { m: max, l: sum, o: weighted, lse: lse.data, out: out.data };
     for (const [name, values] of Object.entries(named)) outputs[`${name}${n}`] = values;
-    return state;
-  });
+    states.push(state);
+  }
   const merged = withSinks(mergeStates(...states), sinks);
   const { out, lse } = finishState(merged, "f32");
   return { ...outputs, out: out.data, lse: lse.data };
 }
 
 /** Every rank's queries over the keys of all shards in turn; the case's rows are in load-balanced order already. */
-function attendSharded(one: Case, shards: number): Outputs {
+async function attendSharded(one: Case, shards: number): Promise<Outputs> {
   const { options, params } = one;
   const { B, Tq, Tk } = params.dims;
   const {
@@ -352,12 +387,14 @@ function attendSharded(one: Case, shards: number): Outputs {
   const split = { order: asTheyStand(Tq), shards, batch: B };
   const queries = splitTokens(withoutUndefined({ q, queryPositions, querySegments, querySpans }), split);
   const keys = splitTokens(withoutUndefined({ ...denseKeys(one), keySpans }), { ...split, order: asTheyStand(Tk) });
-  const parts = queries.map((own, rank) => {
-    const state = attendShards(ringSchedule(shards), rank, (shard) =>
-      referenceState({ ...rest, ...own, ...keys[shard] } as Parameters<typeof referenceState>[0]),
-    );
-    return finishState(withSinks(state, sinks), "f32");
-  });
+  const parts = await Promise.all(
+    queries.map(async (own, rank) => {
+      const requests = keys.map((shard) => ({ ...rest, ...own, ...shard }) as AttentionRequest);
+      const states = await Promise.all(requests.map((request) => stateOf(one, request)));
+      const state = attendShards(ringSchedule(shards), rank, (shard) => states[shard]);
+      return finishState(withSinks(state, sinks), "f32");
+    }),
+  );
   const { out, lse } = joinTokens(parts, split);
   return { out: out.data, lse: lse.data, perm: loadBalancedOrder(Tq, shards) };
 }

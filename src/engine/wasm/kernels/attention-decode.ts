@@ -12,6 +12,7 @@
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import type { ModuleBuilder } from "../assembler/module.ts";
+import { ENTRY_BYTES } from "./attention-tile.ts";
 import { emitExp, emitSum, emitSumFour, type FloatingMode, fma } from "./vector-math.ts";
 
 /** What the generated code is specialised for. */
@@ -31,10 +32,10 @@ export type DecodeSpec = FloatingMode & {
 export const DECODE_ITEM = {
   /** The query, among all queries. */
   query: 0,
-  /** Where the batch entry's slot 0 is, in bytes from the first key and the first value. */
+  /** Where stored row 0 is, in bytes from the first key and the first value. */
   keys: 1,
   values: 2,
-  /** Address of the first entry {first key, keys, address of bits or 0} and of what follows the last. */
+  /** Address of the first entry, see `ENTRY_BYTES`, and of what follows the last. */
   entries: 3,
   entriesEnd: 4,
   /** Address where the state goes when other items have the rest of the keys; 0: write the output. */
@@ -120,7 +121,7 @@ export function emitDecode(module: ModuleBuilder, spec: DecodeSpec): void {
             emitScores(f, spec, layout, at);
             emitSoftmax(f, spec, layout, at);
             emitValues(f, spec, layout, at);
-            f.set(entries, i32.add(entries, 12));
+            f.set(entries, i32.add(entries, ENTRY_BYTES));
           },
         );
         f.set(at.other, word("state"));

@@ -43,7 +43,7 @@ export function emitAttentionMerge(module: ModuleBuilder, spec: AttentionSpec): 
     const itemAddress = (index: Parameters<typeof i32.mul>[0]) => i32.add(items, i32.mul(index, ITEM_WORDS * 4));
     f.set(to, i32.add(merges, i32.shl(to, 3)));
     f.while(
-      () => i32.ltS(merge, to),
+      () => i32.ltU(merge, to),
       () => {
         f.set(item, itemAddress(i32.load(merge)));
         f.set(itemsEnd, itemAddress(i32.load(merge, 4)));
@@ -51,7 +51,7 @@ export function emitAttentionMerge(module: ModuleBuilder, spec: AttentionSpec): 
         emitLoadStates(f, spec, at, state);
         f.set(item, i32.add(item, ITEM_WORDS * 4));
         f.while(
-          () => i32.ltS(item, itemsEnd),
+          () => i32.ltU(item, itemsEnd),
           () => {
             f.set(state, itemWord(at, "state"));
             forEachState(f, spec, at, state, () => emitFoldState(f, spec, at, state));
@@ -103,7 +103,8 @@ function emitFoldState(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals, s
     f.set(at.into, i32.add(at.block, i32.mul(at.lane, layout.outputPitch)));
     f.set(at.from, i32.add(state, i32.mul(at.lane, layout.outputPitch)));
     f.set(at.end, i32.add(at.from, layout.outputPitch));
-    f.doWhile(
+    f.while(
+      () => i32.ltU(at.from, at.end),
       () => {
         const ours = f32x4.mul(v128.load(at.into, layout.output), at.own);
         const theirs = v128.load(at.from, stored(layout.output));
@@ -111,7 +112,6 @@ function emitFoldState(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals, s
         f.set(at.from, i32.add(at.from, 16));
         f.set(at.into, i32.add(at.into, 16));
       },
-      () => i32.ltS(at.from, at.end),
     );
   });
 }

@@ -20,10 +20,11 @@ export const ITEM = {
   queryBase: 2,
   /** First query head of the group. */
   headBase: 3,
-  /** Where the head's slot 0 is, in bytes from the first key. */
+  /** Where stored row 0 of the head is, in bytes from the first key, value or scale. */
   keys: 4,
-  /** Where the head's slot 0 is, in bytes from the first value. */
   values: 5,
+  keyScales: 9,
+  valueScales: 10,
   /** Address of the first entry of the tile list, and of what follows the last. */
   entries: 6,
   entriesEnd: 7,
@@ -32,7 +33,7 @@ export const ITEM = {
 } as const;
 
 /** Words of a work item. */
-export const ITEM_WORDS = 9;
+export const ITEM_WORDS = 11;
 
 /** Locals for going through the rows of an item. */
 export type RowLocals = Record<"item" | "out" | "stats" | "sinks" | "scratch", Local<"i32">> & RowWork;
@@ -101,7 +102,7 @@ export function emitCopy(f: FunctionBuilder, { from, into, end }: Pick<RowWork, 
       f.set(from, i32.add(from, 16));
       f.set(into, i32.add(into, 16));
     },
-    () => i32.ltS(from, end),
+    () => i32.ltU(from, end),
   );
 }
 
@@ -123,7 +124,7 @@ export function emitWriteRows(f: FunctionBuilder, spec: AttentionSpec, at: RowLo
     f.set(at.into, i32.add(at.out, i32.mul(at.rowIndex, outBytes)));
     f.set(at.end, i32.add(at.into, outBytes - (outBytes % 16)));
     f.while(
-      () => i32.ltS(at.into, at.end),
+      () => i32.ltU(at.into, at.end),
       () => {
         f.storeVector(at.into, f32x4.mul(v128.load(at.from), at.vector));
         f.set(at.from, i32.add(at.from, 16));

@@ -2,6 +2,8 @@
  * What attention kernels are specialised for, and how a worker's scratch memory is laid out.
  */
 
+import type { KvType } from "./attention-elements.ts";
+import type { ScoreCode } from "./attention-score.ts";
 import type { FloatingMode } from "./vector-math.ts";
 
 /** Most keys of a tile. */
@@ -15,8 +17,9 @@ export type AttentionSpec = FloatingMode & {
   /** Rows of a block, side by side in vectors: 8, or 4 where there are no more. */
   readonly rows: 4 | 8;
   /**
-   * Whether key tiles are copied to scratch first, one row after the other. It costs a little, and pays when several
-   * blocks use the tile: heads that lie far apart in memory collide in the cache.
+   * Whether key tiles are copied to scratch first, one row after the other, as f32. It costs a little, and pays when
+   * several blocks use the tile: heads that lie far apart in memory collide in the cache. Other types than f32 are
+   * always copied.
    */
   readonly packed: boolean;
   /** H. */
@@ -27,10 +30,26 @@ export type AttentionSpec = FloatingMode & {
   readonly keyDim: number;
   /** Dv. */
   readonly valueDim: number;
-  /** Bytes from one key to the next of the same head. */
-  readonly keyStride: number;
-  /** Bytes from one value to the next of the same head. */
-  readonly valueStride: number;
+  readonly keys: KvStorage;
+  readonly values: KvStorage;
+  /** Bytes from the visibility bits of one block of rows to those of the next: the keys of a tile of the plan. */
+  readonly bitsStride: number;
+  /** What becomes of a score after scaling, one step after the other; absent: nothing. */
+  readonly score?: readonly ScoreCode[];
+  /** Whether probabilities are dropped. */
+  readonly dropout?: boolean;
+  /** 32-bit numbers that each row, and each key, has for `score` and `dropout`. */
+  readonly rowColumns: number;
+  readonly keyColumns: number;
+};
+
+/** How keys or values are stored. */
+export type KvStorage = {
+  readonly type: KvType;
+  /** Bytes from one row to the next of the same head. */
+  readonly stride: number;
+  /** Bytes from the scale of one row to that of the next; 0 where there are no scales. */
+  readonly scaleStride: number;
 };
 
 /** Offsets in a worker's scratch memory, in bytes. */
@@ -51,6 +70,8 @@ export type AttentionScratch = {
 export type BlockLayout = {
   /** f32, scaled: [D][8] for eight rows, [4][D] for four. */
   readonly queries: number;
+  /** 32-bit numbers [rowColumns][rows]. */
+  readonly columns: number;
   /** f32 [rows], largest score. */
   readonly max: number;
   /** f32 [rows], Σ exp(score − max). */
@@ -65,15 +86,27 @@ export type BlockLayout = {
   readonly bytes: number;
 };
 
+/** Whether keys are copied to scratch before they are used. */
+export function packsKeys({ packed, keys }: AttentionSpec): boolean {
+  return packed || keys.type !== "f32";
+}
+
+/** Whether values are copied to scratch before they are used. */
+export function packsValues({ packed, values }: AttentionSpec): boolean {
+  return packed || values.type !== "f32";
+}
+
 /** Lays out a block. */
-export function blockLayout({ rows, keyDim, valueDim }: AttentionSpec): BlockLayout {
+export function blockLayout({ rows, keyDim, valueDim, rowColumns }: AttentionSpec): BlockLayout {
   const row = rows * 4;
   const outputPitch = Math.ceil(valueDim / 4) * 16;
-  const max = keyDim * row;
+  const columns = keyDim * row;
+  const max = columns + rowColumns * row;
   const output = max + 3 * row;
   const stateBytes = 3 * row + rows * outputPitch;
   return {
     queries: 0,
+    columns,
     max,
     sum: max + row,
     factor: max + 2 * row,
@@ -88,7 +121,7 @@ export function blockLayout({ rows, keyDim, valueDim }: AttentionSpec): BlockLay
 export function attentionScratch(spec: AttentionSpec): AttentionScratch {
   const blockBytes = blockLayout(spec).bytes;
   const keys = TILE_KEYS * spec.rows * 4;
-  const values = keys + (spec.packed ? TILE_KEYS * spec.keyDim * 4 : 0);
-  const blocks = values + (spec.packed ? TILE_KEYS * spec.valueDim * 4 : 0);
+  const values = keys + (packsKeys(spec) ? TILE_KEYS * spec.keyDim * 4 : 0);
+  const blocks = values + (packsValues(spec) ? TILE_KEYS * spec.valueDim * 4 : 0);
   return { scores: 0, keys, values, blocks, blockBytes, bytes: blocks + MAX_BLOCKS * blockBytes };
 }

@@ -11,26 +11,61 @@
  *         o[rows][Dv]   = o·exp(m − m') + Σ_key p·v[key]    four rows by eight columns at a time
  */
 
-import { f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/expression.ts";
+import { f32x4, i32, i32x4, type V128, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { type AttentionSpec, attentionScratch, type BlockLayout, blockLayout, TILE_KEYS } from "./attention-scratch.ts";
+import { emitKept, KEY_FACTOR } from "./attention-dropout.ts";
+import { type BlockKeys, emitPack, emitTouch, emitTrim, type FetchWork } from "./attention-fetch.ts";
+import { ScoreEmitter } from "./attention-score.ts";
+import {
+  type AttentionSpec,
+  attentionScratch,
+  type BlockLayout,
+  blockLayout,
+  packsKeys,
+  packsValues,
+} from "./attention-scratch.ts";
+import { emitValues } from "./attention-values.ts";
 import { emitExp, fma } from "./vector-math.ts";
 
-/** Stands for the maximum of no score; finite, so that no difference is NaN. */
-export const LOWEST_SCORE = -3.4e38;
+/** Stands for the maximum of no score: the lowest f32, finite so that no difference is NaN. */
+export const LOWEST_SCORE = -3.4028234663852886e38;
 
-/** One entry of a tile list: i32 {first key, number of keys, address of visibility bits or 0}. */
-export const ENTRY_BYTES = 12;
+/**
+ * One entry of a tile list: i32 {stored row of the first key, number of keys, address of visibility bits or 0, number
+ * of the first key among the keys of all batch entries}.
+ */
+export const ENTRY_BYTES = 16;
+
+/** Offsets in the block of options, in bytes: addresses, and what has no place among the arguments. */
+export const OPTIONS = {
+  /** 32-bit numbers [rows][rowColumns]. */
+  rowTable: 0,
+  /** 32-bit numbers [B·Tk][keyColumns]. */
+  keyTable: 4,
+  /** f32, see `KvStorage`. */
+  keyScales: 8,
+  valueScales: 12,
+  /** u32: a probability is kept when its bits are at least this. */
+  dropThreshold: 16,
+  /** f32, the factor of kept probabilities. */
+  dropKept: 20,
+} as const;
+
+/** Bytes of the block of options. */
+export const OPTIONS_BYTES = 24;
 
 /** Where an item's data is: addresses. */
 export type TilePointers = {
   /** Entry to start with; advanced to `entriesEnd`. */
   readonly entries: Local<"i32">;
   readonly entriesEnd: Local<"i32">;
-  /** First key of the head. */
+  /** Stored row 0 of the head. */
   readonly keys: Local<"i32">;
-  /** First value of the head. */
   readonly values: Local<"i32">;
+  /** Scales of stored row 0 of the head. */
+  readonly keyScales: Local<"i32">;
+  readonly valueScales: Local<"i32">;
+  readonly options: Local<"i32">;
   readonly scratch: Local<"i32">;
   /** Rows of the item. */
   readonly rowCount: Local<"i32">;
@@ -38,7 +73,7 @@ export type TilePointers = {
 
 /** Brings the states of all blocks up to date with all key tiles of a list. */
 export function emitAttendTiles(f: FunctionBuilder, spec: AttentionSpec, pointers: TilePointers): void {
-  const { entries, entriesEnd, keys, values, scratch, rowCount } = pointers;
+  const { entries, entriesEnd, options, scratch, rowCount } = pointers;
   const scratchAt = attentionScratch(spec);
   const tileKeys = f.local("tileKeys", "i32");
   const tileValues = f.local("tileValues", "i32");
@@ -48,12 +83,14 @@ export function emitAttendTiles(f: FunctionBuilder, spec: AttentionSpec, pointer
   const tile: Tile = {
     f,
     spec,
-    keyStride: spec.packed ? spec.keyDim * 4 : spec.keyStride,
-    valueStride: spec.packed ? spec.valueDim * 4 : spec.valueStride,
+    options,
+    keyStride: packsKeys(spec) ? spec.keyDim * 4 : spec.keys.stride,
+    valueStride: packsValues(spec) ? spec.valueDim * 4 : spec.values.stride,
     layout: blockLayout(spec),
     block: f.local("block", "i32"),
     keys: f.local("blockKeys", "i32"),
     values: f.local("blockValues", "i32"),
+    slot: f.local("blockSlot", "i32"),
     count: f.local("blockCount", "i32"),
     bits: f.local("bits", "i32"),
     scores: f.local("scores", "i32", i32.add(scratch, scratchAt.scores)),
@@ -67,150 +104,87 @@ export function emitAttendTiles(f: FunctionBuilder, spec: AttentionSpec, pointer
     at: f.local("at", "i32"),
     end: f.local("end", "i32"),
     pointer: f.local("pointer", "i32"),
+    scale: f.local("rowScale", "f32"),
   };
   const blocks = i32.divU(i32.add(rowCount, spec.rows - 1), spec.rows);
   f.set(blocksEnd, i32.add(scratch, i32.add(scratchAt.blocks, i32.mul(blocks, scratchAt.blockBytes))));
   f.while(
-    () => i32.ltS(entries, entriesEnd),
+    () => i32.ltU(entries, entriesEnd),
     () => {
-      f.set(tileKeys, i32.add(keys, i32.mul(i32.load(entries), spec.keyStride)));
-      f.set(tileValues, i32.add(values, i32.mul(i32.load(entries), spec.valueStride)));
       f.set(tileCount, i32.load(entries, 4));
       f.set(tileBits, i32.load(entries, 8));
-      if (spec.packed) {
-        emitPack(tile, tileCount, tileKeys, spec.keyStride, spec.keyDim, i32.add(scratch, scratchAt.keys));
-        emitPack(tile, tileCount, tileValues, spec.valueStride, spec.valueDim, i32.add(scratch, scratchAt.values));
-        f.set(tileKeys, i32.add(scratch, scratchAt.keys));
-        f.set(tileValues, i32.add(scratch, scratchAt.values));
-      }
-      if (spec.rows === 4) {
-        emitTouch(tile, tileCount, tileKeys, tile.keyStride, spec.keyDim);
-        emitTouch(tile, tileCount, tileValues, tile.valueStride, spec.valueDim);
-      }
+      emitFetch(tile, pointers, "keys", tileKeys, tileCount);
+      emitFetch(tile, pointers, "values", tileValues, tileCount);
       f.set(tile.block, i32.add(scratch, scratchAt.blocks));
       f.doWhile(
         () => {
           f.set(tile.keys, tileKeys);
           f.set(tile.values, tileValues);
+          f.set(tile.slot, i32.load(entries, 12));
           f.set(tile.count, tileCount);
           f.set(tile.bits, tileBits);
           f.if(tileBits, () => {
-            emitTrim(tile);
-            f.set(tileBits, i32.add(tileBits, TILE_KEYS));
+            emitTrim(f, tile, tile);
+            f.set(tileBits, i32.add(tileBits, spec.bitsStride));
           });
           f.if(i32.gtS(tile.count, 0), () => {
             f.set(tile.scoresEnd, i32.add(tile.scores, i32.mul(tile.count, spec.rows * 4)));
             emitScores(tile);
+            if (spec.score) emitModifyScores(tile);
             emitSoftmax(tile);
+            if (spec.dropout) emitDropout(tile);
             emitValues(tile);
           });
           f.set(tile.block, i32.add(tile.block, scratchAt.blockBytes));
         },
-        () => i32.ltS(tile.block, blocksEnd),
+        () => i32.ltU(tile.block, blocksEnd),
       );
       f.set(entries, i32.add(entries, ENTRY_BYTES));
     },
   );
 }
 
+/** Sets `tileRows` to where the keys or values of the present entry are to be read. */
+function emitFetch(
+  tile: Tile,
+  pointers: TilePointers,
+  side: "keys" | "values",
+  tileRows: Local<"i32">,
+  count: Local<"i32">,
+): void {
+  const { f, spec } = tile;
+  const { entries, scratch } = pointers;
+  const storage = spec[side];
+  const [packs, width] = side === "keys" ? [packsKeys(spec), spec.keyDim] : [packsValues(spec), spec.valueDim];
+  f.set(tileRows, i32.add(pointers[side], i32.mul(i32.load(entries), storage.stride)));
+  if (packs) {
+    const [from, scales, into] = [tile.keys, tile.bits, tileRows]; // free before the first block
+    f.set(from, tileRows);
+    if (storage.scaleStride > 0) {
+      const headScales = side === "keys" ? pointers.keyScales : pointers.valueScales;
+      f.set(scales, i32.add(headScales, i32.mul(i32.load(entries), storage.scaleStride)));
+    }
+    f.set(into, i32.add(scratch, attentionScratch(spec)[side]));
+    emitPack(f, tile, storage, { count, from, scales, into, width });
+  } else if (spec.rows === 4) {
+    emitTouch(f, tile, { count, from: tileRows, stride: storage.stride, width });
+  }
+}
+
 /** Locals of the function that works on a tile, and what is known of it. */
-type Tile = {
-  readonly f: FunctionBuilder;
-  readonly spec: AttentionSpec;
-  /** Bytes between keys and values where they are read. */
-  readonly keyStride: number;
-  readonly valueStride: number;
-  readonly layout: BlockLayout;
-  /** The present block. */
-  readonly block: Local<"i32">;
-  /** First key and value that the block looks at, and their number. */
-  readonly keys: Local<"i32">;
-  readonly values: Local<"i32">;
-  readonly count: Local<"i32">;
-  /** u8 [key], one bit a row; 0 where every row sees every key. */
-  readonly bits: Local<"i32">;
-  readonly scores: Local<"i32">;
-  readonly scoresEnd: Local<"i32">;
-  readonly acc: readonly Local<"v128">[];
-  readonly max: readonly Local<"v128">[];
-  readonly a: Local<"v128">;
-  readonly b: Local<"v128">;
-  readonly x: Local<"v128">;
-  readonly key: Local<"i32">;
-  readonly at: Local<"i32">;
-  readonly end: Local<"i32">;
-  readonly pointer: Local<"i32">;
-};
-
-/** Copies `count` rows of `width` floats from a stride to one after the other. */
-function emitPack(
-  { f, x, key, at, end, pointer }: Tile,
-  count: Local<"i32">,
-  from: Local<"i32">,
-  stride: number,
-  width: number,
-  into: ReturnType<typeof i32.add>,
-): void {
-  const wholeBytes = Math.floor(width / 4) * 16;
-  f.set(at, into);
-  f.for(key, 0, count, 1, () => {
-    f.set(pointer, i32.add(from, i32.mul(key, stride)));
-    if (wholeBytes > 0) {
-      f.set(end, i32.add(at, wholeBytes));
-      f.doWhile(
-        () => {
-          f.set(x, v128.load(pointer));
-          f.storeVector(at, x);
-          f.set(pointer, i32.add(pointer, 16));
-          f.set(at, i32.add(at, 16));
-        },
-        () => i32.ltS(at, end),
-      );
-    }
-    for (let rest = wholeBytes; rest < width * 4; rest += 4) {
-      f.store("f32.store", at, f32.load(pointer, rest - wholeBytes), rest - wholeBytes);
-    }
-    f.set(at, i32.add(at, width * 4 - wholeBytes));
-  });
-}
-
-/**
- * Reads one word of every cache line of `count` rows. With few rows to a key the pace is that of memory, and the loops
- * below read keys and values in orders that no prefetcher follows; this one it does.
- */
-function emitTouch(
-  { f, key, pointer }: Tile,
-  count: Local<"i32">,
-  from: Local<"i32">,
-  stride: number,
-  width: number,
-): void {
-  f.for(key, 0, count, 1, () => {
-    f.set(pointer, i32.add(from, i32.mul(key, stride)));
-    for (let line = 0; line < width * 4; line += 64) f.run(i32.load(pointer, line));
-  });
-}
-
-/** Leaves out the keys at both ends that no row of the block sees, four at a time. */
-function emitTrim({ f, keyStride, valueStride, keys, values, count, bits, key, end }: Tile): void {
-  const unseen = (at: Local<"i32">) => i32.eqz(i32.load(i32.add(bits, at)));
-  f.set(key, 0);
-  f.while(
-    () => i32.and(i32.ltS(key, count), unseen(key)),
-    () => f.set(key, i32.add(key, 4)),
-  );
-  // Bits of keys that do not exist are 0, so whole words may be read up to the end of the tile.
-  f.set(end, i32.and(i32.add(count, 3), -4));
-  f.while(
-    () => i32.and(i32.gtS(end, key), i32.eqz(i32.load(i32.sub(i32.add(bits, end), 4)))),
-    () => f.set(end, i32.sub(end, 4)),
-  );
-  f.if(i32.ltS(end, count), () => f.set(count, end));
-  f.set(count, i32.sub(count, key));
-  f.set(keys, i32.add(keys, i32.mul(key, keyStride)));
-  f.set(values, i32.add(values, i32.mul(key, valueStride)));
-  f.set(bits, i32.add(bits, key));
-}
+export type Tile = BlockKeys &
+  FetchWork & {
+    readonly f: FunctionBuilder;
+    readonly spec: AttentionSpec;
+    readonly layout: BlockLayout;
+    readonly options: Local<"i32">;
+    /** The present block. */
+    readonly block: Local<"i32">;
+    readonly scores: Local<"i32">;
+    readonly scoresEnd: Local<"i32">;
+    readonly acc: readonly Local<"v128">[];
+    readonly max: readonly Local<"v128">[];
+  };
 
 /** The bit of each row, by lane. */
 const ROW_BITS = [v128.words(1, 2, 4, 8), v128.words(16, 32, 64, 128)];
@@ -257,7 +231,7 @@ function emitDotsAcrossRows(tile: Tile, wide: number) {
       f.set(pointer, i32.add(pointer, 4));
       f.set(at, i32.add(at, 32));
     },
-    () => i32.ltS(at, end),
+    () => i32.ltU(at, end),
   );
   return scores;
 }
@@ -286,7 +260,7 @@ function emitDotsAlongDims(tile: Tile, wide: number) {
       f.set(pointer, i32.add(pointer, 16));
       f.set(at, i32.add(at, 16));
     },
-    () => i32.ltS(at, end),
+    () => i32.ltU(at, end),
   );
   return keyVectors.map((_, n) => {
     const [s0, s1, s2, s3] = acc.slice(4 * n, 4 * n + 4);
@@ -298,21 +272,73 @@ function emitDotsAlongDims(tile: Tile, wide: number) {
   });
 }
 
-/** Hides what the bits hide, updates max, and stores the scores of the keys from `key` on. */
-function emitStoreScores({ f, spec, bits, scores, max, x, key, at }: Tile, vectors: readonly Local<"v128">[]): void {
+/** Hides what the bits hide, updates max, and stores the scores of the keys from `key` on; modifiers come later. */
+function emitStoreScores(tile: Tile, vectors: readonly Local<"v128">[]): void {
+  const { f, spec, scores, max, key, at } = tile;
   const halves = spec.rows / 4;
-  f.if(bits, () => {
-    for (const [n, score] of vectors.entries()) {
-      if (n % halves === 0) f.set(x, i32x4.splat(i32.load8u(i32.add(bits, key), n / halves)));
-      const visible = i32x4.ne(v128.and(x, ROW_BITS[n % halves]), i32x4.const(0));
-      f.set(score, v128.select(score, f32x4.const(-Infinity), visible));
-    }
-  });
+  if (!spec.score) {
+    f.if(tile.bits, () => {
+      for (const [n, score] of vectors.entries()) emitHide(tile, score, Math.floor(n / halves), n % halves);
+    });
+  }
   f.set(at, i32.add(scores, i32.mul(key, spec.rows * 4)));
   for (const [n, score] of vectors.entries()) {
-    f.set(max[n % halves], f32x4.pmax(max[n % halves], score));
+    if (!spec.score) f.set(max[n % halves], f32x4.pmax(max[n % halves], score));
     f.storeVector(at, score, n * 16);
   }
+}
+
+/** −Infinity where the bits of key `key` + n hide it; the bits of the first half are kept in `x` for the second. */
+function emitHide({ f, bits, x, key }: Tile, score: Local<"v128">, n: number, half: number): void {
+  if (half === 0) f.set(x, i32x4.splat(i32.load8u(i32.add(bits, key), n)));
+  const visible = i32x4.ne(v128.and(x, ROW_BITS[half]), i32x4.const(0));
+  f.set(score, v128.select(score, f32x4.const(-Infinity), visible));
+}
+
+/** Applies soft cap, modifier, ALiBi and bias to the stored scores, then hides and finds the maximum. */
+function emitModifyScores(tile: Tile): void {
+  const { f, spec, layout, block, scores, count, bits, max, acc, key, at, pointer, end: keyBytes } = tile;
+  const emitter = new ScoreEmitter(f, spec);
+  const [score] = acc;
+  const columnAt = (column: number, half: number): number => layout.columns + column * spec.rows * 4 + half * 16;
+  for (const half of max) f.set(half, f32x4.const(LOWEST_SCORE));
+  f.for(key, 0, count, 1, () => {
+    f.set(at, i32.add(scores, i32.mul(key, spec.rows * 4)));
+    const slot = i32.add(tile.slot, key);
+    f.set(keyBytes, i32.shl(slot, 2));
+    if (spec.keyColumns > 0) {
+      f.set(pointer, i32.add(i32.load(tile.options, OPTIONS.keyTable), i32.mul(slot, spec.keyColumns * 4)));
+    }
+    for (const [half, halfMax] of max.entries()) {
+      f.set(score, v128.load(at, half * 16));
+      emitter.emit(spec.score ?? [], {
+        score,
+        row: (column) => v128.load(block, columnAt(column, half)),
+        rowAt: (column, lane) => ({ address: block, offset: columnAt(column, half) + lane * 4 }),
+        key: pointer,
+        keyBytes,
+      });
+      f.if(bits, () => emitHide(tile, score, 0, half));
+      f.set(halfMax, f32x4.pmax(halfMax, score));
+      f.storeVector(at, score, half * 16);
+    }
+  });
+}
+
+/** Multiplies the probabilities by 0 or by the factor of those that are kept. The first row column is the rows' hash. */
+function emitDropout(tile: Tile): void {
+  const { f, spec, layout, block, scores, count, acc, a, b, x, key, at, options } = tile;
+  const [kept] = acc;
+  f.set(a, v128.load32Splat(options, OPTIONS.dropThreshold));
+  f.set(b, v128.load32Splat(options, OPTIONS.dropKept));
+  f.for(key, 0, count, 1, () => {
+    f.set(at, i32.add(scores, i32.mul(key, spec.rows * 4)));
+    f.set(x, i32x4.splat(i32.mul(i32.add(tile.slot, key), KEY_FACTOR)));
+    for (let half = 0; half < spec.rows * 4; half += 16) {
+      emitKept(f, kept, i32x4.add(v128.load(block, layout.columns + half), x), a);
+      f.storeVector(at, v128.and(f32x4.mul(v128.load(at, half), b), kept), half);
+    }
+  });
 }
 
 /** Scores become probabilities; maximum, sum and factor of the rows are brought up to date. */
@@ -339,92 +365,7 @@ function emitSoftmax({ f, spec, layout, block, scores, scoresEnd, acc, max, a, b
       }
       f.set(at, i32.add(at, spec.rows * 4));
     },
-    () => i32.ltS(at, scoresEnd),
+    () => i32.ltU(at, scoresEnd),
   );
   for (const half of max.keys()) f.storeVector(block, sums[half], layout.sum + half * 16);
-}
-
-/** output = output · factor + probabilities · values. */
-function emitValues(tile: Tile): void {
-  const { f, spec, key: column } = tile;
-  const wholeBytes = Math.floor(spec.valueDim / 8) * 32;
-  for (let firstRow = 0; firstRow < spec.rows; firstRow += 4) {
-    f.for(column, 0, wholeBytes, 32, () => emitValueBlock(tile, firstRow, 2));
-    if (spec.valueDim % 8 >= 4) {
-      f.set(column, wholeBytes);
-      emitValueBlock(tile, firstRow, 1);
-    }
-  }
-  for (let rest = spec.valueDim - (spec.valueDim % 4); rest < spec.valueDim; rest++) emitValueColumn(tile, rest * 4);
-}
-
-/** Four rows by `wide` vectors of columns, from the byte `column` on. */
-function emitValueBlock(tile: Tile, firstRow: number, wide: 1 | 2): void {
-  const {
-    f,
-    spec,
-    valueStride,
-    layout,
-    block,
-    values,
-    scores,
-    scoresEnd,
-    acc,
-    a,
-    b,
-    x,
-    key: column,
-    at,
-    pointer,
-  } = tile;
-  const vectors = [a, b].slice(0, wide);
-  const sums = [0, 1, 2, 3].map((row) => acc.slice(2 * row, 2 * row + wide));
-  /** Offset of a row's columns from the block's address plus the column. */
-  const outputAt = (row: number, n: number): number => layout.output + (firstRow + row) * layout.outputPitch + n * 16;
-  f.set(pointer, i32.add(block, column));
-  for (const [row, rowSums] of sums.entries()) {
-    f.set(x, v128.load32Splat(block, layout.factor + (firstRow + row) * 4));
-    for (const [n, sum] of rowSums.entries()) f.set(sum, f32x4.mul(v128.load(pointer, outputAt(row, n)), x));
-  }
-  f.set(pointer, i32.add(values, column));
-  f.set(at, scores);
-  f.doWhile(
-    () => {
-      for (const [n, vector] of vectors.entries()) f.set(vector, v128.load(pointer, n * 16));
-      for (const [row, rowSums] of sums.entries()) {
-        f.set(x, v128.load32Splat(at, (firstRow + row) * 4));
-        for (const [n, sum] of rowSums.entries()) f.set(sum, fma(spec, x, vectors[n], sum));
-      }
-      f.set(pointer, i32.add(pointer, valueStride));
-      f.set(at, i32.add(at, spec.rows * 4));
-    },
-    () => i32.ltS(at, scoresEnd),
-  );
-  f.set(pointer, i32.add(block, column));
-  for (const [row, rowSums] of sums.entries()) {
-    for (const [n, sum] of rowSums.entries()) f.storeVector(pointer, sum, outputAt(row, n));
-  }
-}
-
-/** All rows by the single column at a byte offset: for the last of a width that is no multiple of 4. */
-function emitValueColumn(tile: Tile, column: number): void {
-  const { f, spec, valueStride, layout, block, values, scores, scoresEnd, acc, x, at, pointer } = tile;
-  const sums = acc.slice(0, spec.rows / 4);
-  for (const sum of sums) f.set(sum, f32x4.const(0));
-  f.set(pointer, values);
-  f.set(at, scores);
-  f.doWhile(
-    () => {
-      f.set(x, v128.load32Splat(pointer, column));
-      for (const [half, sum] of sums.entries()) f.set(sum, fma(spec, x, v128.load(at, half * 16), sum));
-      f.set(pointer, i32.add(pointer, valueStride));
-      f.set(at, i32.add(at, spec.rows * 4));
-    },
-    () => i32.ltS(at, scoresEnd),
-  );
-  for (let row = 0; row < spec.rows; row++) {
-    const offset = layout.output + row * layout.outputPitch + column;
-    const old = f32.mul(f32.load(block, offset), f32.load(block, layout.factor + row * 4));
-    f.store("f32.store", block, f32.add(old, f32x4.lane(sums[row >> 2], row & 3)), offset);
-  }
 }

@@ -16,13 +16,16 @@ import {
   type RowLocals,
 } from "./attention-rows.ts";
 import { type AttentionSpec, attentionScratch, blockLayout } from "./attention-scratch.ts";
-import { emitAttendTiles, LOWEST_SCORE } from "./attention-tile.ts";
+import { emitAttendTiles, LOWEST_SCORE, OPTIONS } from "./attention-tile.ts";
 
 /**
- * Adds `attend(from, to, items, q, keys, values, out, stats, sinks, scale, scratch)`: the items from … to − 1 of a list.
+ * Adds `attend(from, to, items, q, keys, values, out, stats, sinks, scale, options, scratch)`: the items from … to − 1
+ * of a list.
  *
- * q is f32 [queries, H, D], keys and values are addresses that the items' offsets count from, out f32 [queries, H, Dv]. `stats` is 0, or receives f32 [queries, H, 2]: the largest score
- * (−3.4e38 when there is none) and the sum of exponentials relative to it, sinks not included. `sinks` is 0 or f32 [H].
+ * q is f32 [queries, H, D], keys and values are addresses that the items' offsets count from, out f32 [queries, H, Dv].
+ * `stats` is 0, or receives f32 [queries, H, 2]: the largest score and the sum of exponentials relative to it, 0 when
+ * there is none, sinks not included. `sinks` is 0 or f32 [H]. `options` is the address of `OPTIONS`, 0 where the spec
+ * needs none of them.
  */
 export function emitAttention(module: ModuleBuilder, spec: AttentionSpec): void {
   module.function("attend", (f) => {
@@ -38,6 +41,7 @@ export function emitAttention(module: ModuleBuilder, spec: AttentionSpec): void 
       sinks: f.parameter("sinks", "i32"),
     };
     const scale = f.parameter("scale", "f32");
+    const options = f.parameter("options", "i32");
     const scratch = f.parameter("scratch", "i32");
     const item = f.local("item", "i32", i32.add(items, i32.mul(from, ITEM_WORDS * 4)));
     const at: RowLocals = { ...parameters, scratch, item, ...createRowWork(f) };
@@ -46,18 +50,25 @@ export function emitAttention(module: ModuleBuilder, spec: AttentionSpec): void 
       entriesEnd: f.local("entriesEnd", "i32"),
       keys: f.local("headKeys", "i32"),
       values: f.local("headValues", "i32"),
+      keyScales: f.local("headKeyScales", "i32"),
+      valueScales: f.local("headValueScales", "i32"),
       rowCount: f.local("rowCount", "i32"),
     };
     const state = f.local("state", "i32");
     f.set(to, i32.add(items, i32.mul(to, ITEM_WORDS * 4)));
     f.while(
-      () => i32.ltS(item, to),
+      () => i32.ltU(item, to),
       () => {
         emitFetchQueries(f, spec, at, q, scale);
+        if (spec.rowColumns > 0) emitFetchColumns(f, spec, at, options);
         for (const name of ["entries", "entriesEnd", "rowCount"] as const) f.set(tiles[name], itemWord(at, name));
         f.set(tiles.keys, i32.add(keys, itemWord(at, "keys")));
         f.set(tiles.values, i32.add(values, itemWord(at, "values")));
-        emitAttendTiles(f, spec, { ...tiles, scratch });
+        for (const [side, name] of [["keys", "keyScales"] as const, ["values", "valueScales"] as const]) {
+          if (spec[side].scaleStride === 0) continue;
+          f.set(tiles[name], i32.add(i32.load(options, OPTIONS[name]), itemWord(at, name)));
+        }
+        emitAttendTiles(f, spec, { ...tiles, options, scratch });
         f.set(state, itemWord(at, "state"));
         f.if(
           state,
@@ -84,7 +95,15 @@ function emitFetchQueries(
   const acrossRows = spec.rows === 8;
   const fill = (from: number, to: number, value: number): void => {
     f.set(at.vector, f32x4.const(value));
-    f.for(at.into, i32.add(at.block, from), i32.add(at.block, to), 16, () => f.storeVector(at.into, at.vector));
+    f.set(at.into, i32.add(at.block, from));
+    f.set(at.end, i32.add(at.block, to));
+    f.while(
+      () => i32.ltU(at.into, at.end),
+      () => {
+        f.storeVector(at.into, at.vector);
+        f.set(at.into, i32.add(at.into, 16));
+      },
+    );
   };
   f.set(at.block, i32.add(at.scratch, scratch.blocks));
   f.for(at.row, 0, itemWord(at, "rowCount"), spec.rows, () => {
@@ -103,9 +122,28 @@ function emitFetchQueries(
         f.set(at.into, i32.add(at.into, acrossRows ? spec.rows * 4 : 4));
         f.set(at.from, i32.add(at.from, 4));
       },
-      () => i32.ltS(at.from, at.end),
+      () => i32.ltU(at.from, at.end),
     );
   });
+}
+
+/**
+ * Copies the columns of the item's rows into their blocks. Lanes without a row get those of the last row, so that
+ * addresses in them can be read.
+ */
+function emitFetchColumns(f: FunctionBuilder, spec: AttentionSpec, at: RowLocals, options: Local<"i32">): void {
+  const layout = blockLayout(spec);
+  const copy = (): void => {
+    f.set(at.into, i32.add(at.block, i32.shl(at.lane, 2)));
+    for (let column = 0; column < spec.rowColumns; column++) {
+      f.store("i32.store", at.into, i32.load(at.from, 4 * column), layout.columns + column * spec.rows * 4);
+    }
+  };
+  forEachRow(f, spec, at, () => {
+    f.set(at.from, i32.add(i32.load(options, OPTIONS.rowTable), i32.mul(at.rowIndex, spec.rowColumns * 4)));
+    copy();
+  });
+  f.for(at.lane, i32.add(at.lane, 1), spec.rows, 1, copy);
 }
 
 /** Copies the states of the item's blocks to where the merge finds them. */

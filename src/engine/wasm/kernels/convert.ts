@@ -88,8 +88,8 @@ const toF16: Convert = (f, value, work) => {
   return value;
 };
 
-/** f32 from i32 lanes with the bits of f16. */
-const fromF16: Convert = (f, value, work) => {
+/** f32 from i32 lanes with the bits of f16; `value` and `work` are overwritten. */
+export const fromF16: Convert = (f, value, work) => {
   f.set(work, i32x4.shl(v128.and(value, i32x4.const(0x7fff)), 13));
   const sign = i32x4.shl(v128.and(value, i32x4.const(0x8000)), 16);
   const special = v128.and(i32x4.gtS(work, i32x4.const(0x0f7fffff)), i32x4.const(F32_INFINITY));

@@ -201,12 +201,14 @@ export function emitDequantize(module: ModuleBuilder, spec: QuantizeSpec): Funct
 /** Multiplied by these, half byte n of a number moves to its top. */
 const TO_TOP = v128.words(1 << 28, 1 << 24, 1 << 20, 1 << 16);
 
-function loadCodes(bits: 8 | 4, address: Local<"i32">): V128 {
+/** Four codes, as i32. */
+export function loadCodes(bits: 8 | 4, address: Local<"i32">): V128 {
   if (bits === 4) return i32x4.shrS(i32x4.mul(i32x4.splat(i32.load16u(address)), TO_TOP), 28);
   return i32x4.extendLowI16S(apply("i16x8.extend_low_i8x16_s", [v128.load32Zero(address)]));
 }
 
-function loadFirstCodes(bits: 8 | 4, address: Local<"i32">, count: number): V128 {
+/** The first 1 to 3 codes at an address, as i32; other lanes are undefined. Reads nothing behind them. */
+export function loadFirstCodes(bits: 8 | 4, address: Local<"i32">, count: number): V128 {
   if (bits === 4) {
     const bytes = count === 3 ? i32.load16u(address) : i32.load8u(address);
     return i32x4.shrS(i32x4.mul(i32x4.splat(bytes), TO_TOP), 28);

@@ -1,0 +1,22 @@
+/**
+ * Error budgets of the WASM engine against the reference, which sums in f64: |got − want| ≤ budget·(1 + |want|) for
+ * every value. docs/runtimes.md states them.
+ */
+
+/** Sums, copies and lookups: one rounding, as the reference has. */
+export const EXACT = 0;
+
+/** Scaled rows, rotation and gates: a few f32 operations a value. */
+export const ELEMENTWISE = 1e-6;
+
+/** RMS norm over up to some thousand values. */
+export const NORM = 2e-6;
+
+/** Linear layers of up to 1024 inputs between −1 and 1, with weights of 1/√inputs. */
+export const LINEAR = 2e-6;
+
+/** Attention over up to some thousand keys. */
+export const ATTENTION = 2e-6;
+
+/** Logits of a decoder of a few layers. */
+export const LOGITS = 1e-5;
