@@ -7,6 +7,7 @@
 
 export * from "./attention/index.ts";
 export * from "./cache/index.ts";
+export * from "./compress/index.ts";
 export * from "./config-reader.ts";
 export * from "./dtype.ts";
 export * from "./engine/index.ts";

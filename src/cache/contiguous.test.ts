@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { f32 } from "../tensor.ts";
-import { createContiguousCache } from "./contiguous.ts";
+import { createContiguousCache } from "./create-cache.ts";
 
 const SHAPE = { kvHeads: 2, keyDim: 3, valueDim: 5 };
 

@@ -1,164 +1,143 @@
 /**
- * The plain cache: one growing run of rows per layer.
+ * One run of rows: slot s is row s.
  */
 
-import type { KvView } from "../attention/index.ts";
-import { ShapeError } from "../errors.ts";
-import { rows, type Tensor, zeros } from "../tensor.ts";
-import type { KvCache, KvMemory, KvRows } from "./cache.ts";
-
-/** Widths of one layer's keys and values. */
-export type KvLayerShape = {
-  /** Hk, key-value heads. */
-  readonly kvHeads: number;
-  /** D, width of a key. */
-  readonly keyDim: number;
-  /** Dv, width of a value. */
-  readonly valueDim: number;
-};
-
-type Layer = {
-  readonly shape: KvLayerShape;
-  length: number;
-  keys: Tensor<"f32">;
-  values: Tensor<"f32">;
-  positions: Int32Array;
-  segments: Int32Array;
-};
+import type { KeyValues, KvView } from "../attention/index.ts";
+import { BudgetError } from "../errors.ts";
+import type { Tensor } from "../tensor.ts";
+import type { CopyMode } from "./row-array.ts";
+import type { BlockMaker, RowBlock } from "./row-block.ts";
+import type { SlotStore } from "./slot-store.ts";
 
 const FIRST_CAPACITY = 16;
 
-/** Plain arrays on the JavaScript heap. */
-const HOST_MEMORY: KvMemory = {
-  allocate: (shape) => zeros("f32", shape),
-  copy: (out, x) => out.data.set(x.data),
-  release: () => {},
-};
+/** Grows by doubling, or has one fixed capacity from the first append on. */
+export class ContiguousStore implements SlotStore {
+  readonly #make: BlockMaker;
+  readonly #fixed: number | undefined;
+  #block: RowBlock;
+  #length = 0;
 
-/**
- * A cache whose layers grow by doubling.
- *
- * @param shapes - one entry per layer
- * @param memory - where rows are kept; the JavaScript heap when absent
- * @returns an empty cache
- */
-export function createContiguousCache(shapes: readonly KvLayerShape[], memory: KvMemory = HOST_MEMORY): KvCache {
-  return new ContiguousCache(shapes, memory);
-}
-
-class ContiguousCache implements KvCache {
-  readonly #layers: Layer[];
-  readonly #memory: KvMemory;
-  #nextPosition = 0;
-
-  constructor(shapes: readonly KvLayerShape[], memory: KvMemory) {
-    this.#layers = shapes.map((shape) => emptyLayer(shape, memory));
-    this.#memory = memory;
+  /**
+   * @param make - makes blocks
+   * @param fixed - rows, where the store may not grow
+   */
+  constructor(make: BlockMaker, fixed: number | undefined, block: RowBlock = make(0)) {
+    this.#make = make;
+    this.#fixed = fixed;
+    this.#block = block;
   }
 
-  get layers(): number {
-    return this.#layers.length;
+  get length(): number {
+    return this.#length;
   }
 
-  get nextPosition(): number {
-    return this.#nextPosition;
+  get block(): RowBlock {
+    return this.#block;
   }
 
-  get bytes(): number {
-    let bytes = 0;
-    for (const { shape, length } of this.#layers) {
-      bytes += length * shape.kvHeads * (shape.keyDim + shape.valueDim) * Float32Array.BYTES_PER_ELEMENT;
+  get sharedBytes(): number {
+    return this.#block.references > 1 ? this.#block.allocatedBytes : 0;
+  }
+
+  rowOf(slot: number): number {
+    return slot;
+  }
+
+  extend(count: number, mode: CopyMode): number {
+    const needed = this.#length + count;
+    const { capacity } = this.#block;
+    if (this.#fixed !== undefined && needed > this.#fixed) throw capacityExceeded(needed, this.#fixed);
+    if (needed > capacity) {
+      // What the host fills at once is often all there will be.
+      const isWhole = mode === "host" && this.#length === 0;
+      const larger = isWhole ? needed : Math.max(needed, 2 * capacity, FIRST_CAPACITY);
+      this.#move(this.#fixed ?? larger, mode);
+    } else if (this.#block.references > 1) {
+      this.#move(capacity, mode);
     }
-    return bytes;
+    this.#length = needed;
+    return 0;
   }
 
-  length(layer?: number): number {
-    if (layer !== undefined) return this.#layer("length", layer).length;
-    return Math.max(0, ...this.#layers.map((one) => one.length));
+  own(): void {
+    if (this.#block.references > 1) this.#move(this.#block.capacity, "host");
   }
 
-  append(layer: number, added: KvRows): void {
-    const target = this.#layer("append", layer);
-    const count = added.positions.length;
-    checkRows(added, target.shape);
-    this.#grow(target, target.length + count);
-    this.#memory.copy(rows(target.keys, target.length, target.length + count), added.keys);
-    this.#memory.copy(rows(target.values, target.length, target.length + count), added.values);
-    target.positions.set(added.positions, target.length);
-    target.segments.set(added.segments, target.length);
-    target.length += count;
-    for (const position of added.positions) this.#nextPosition = Math.max(this.#nextPosition, position + 1);
+  keep(slots: Int32Array): void {
+    const old = this.#block;
+    const wanted = this.#fixed ?? slots.length;
+    if (old.references > 1 || old.capacity !== wanted) {
+      const block = this.#make(wanted);
+      gather(block, old, slots);
+      old.release();
+      this.#block = block;
+    } else gather(old, old, slots);
+    this.#length = slots.length;
   }
 
-  view(layer: number): KvView {
-    const { length, keys, values, positions, segments } = this.#layer("view", layer);
+  crop(length: number): void {
+    this.#length = length;
+  }
+
+  fork(): ContiguousStore {
+    this.#block.references++;
+    const fork = new ContiguousStore(this.#make, this.#fixed, this.#block);
+    fork.#length = this.#length;
+    return fork;
+  }
+
+  dispose(): void {
+    this.#block.release();
+    this.#block = this.#make(0);
+    this.#length = 0;
+  }
+
+  view(positions: Int32Array, segments: Int32Array): KeyValues {
+    const { keys, values } = this.#block;
+    const count = this.#length;
+    if (keys.elements === "f32") {
+      const rows = {
+        keys: keys.slice(0, count, [count]) as Tensor<"f32">,
+        values: values.slice(0, count, [count]) as Tensor<"f32">,
+      };
+      return { ...rows, positions, segments } satisfies KvView;
+    }
+    const outer = [1, count];
     return {
-      keys: rows(keys, 0, length),
-      values: rows(values, 0, length),
-      positions: positions.subarray(0, length),
-      segments: segments.subarray(0, length),
+      layout: "contiguous",
+      keys: keys.slice(0, count, outer),
+      values: values.slice(0, count, outer),
+      positions,
+      segments,
     };
   }
 
-  clear(): void {
-    for (const layer of this.#layers) layer.length = 0;
-    this.#nextPosition = 0;
-  }
-
-  #grow(layer: Layer, needed: number): void {
-    const capacity = layer.positions.length;
-    if (needed <= capacity) return;
-    const larger = Math.max(needed, 2 * capacity, FIRST_CAPACITY);
-    layer.keys = this.#enlarged(layer.keys, larger);
-    layer.values = this.#enlarged(layer.values, larger);
-    layer.positions = enlargedList(layer.positions, larger);
-    layer.segments = enlargedList(layer.segments, larger);
-  }
-
-  #enlarged(t: Tensor<"f32">, length: number): Tensor<"f32"> {
-    const larger = this.#memory.allocate([length, ...t.shape.slice(1)]);
-    if (t.shape[0] > 0) this.#memory.copy(rows(larger, 0, t.shape[0]), t);
-    this.#memory.release(t);
-    return larger;
-  }
-
-  #layer(method: string, index: number): Layer {
-    const layer = this.#layers[index];
-    if (layer === undefined) {
-      throw new ShapeError(`cache.${method}`, "a layer of the cache", { layer: index, layers: this.layers });
-    }
-    return layer;
+  #move(capacity: number, mode: CopyMode): void {
+    const old = this.#block;
+    const block = this.#make(capacity);
+    if (this.#length > 0) block.copyRows(old, 0, 0, this.#length, mode);
+    old.release();
+    this.#block = block;
   }
 }
 
-function enlargedList(values: Int32Array, length: number): Int32Array {
-  const larger = new Int32Array(length);
-  larger.set(values);
-  return larger;
-}
-
-function emptyLayer(shape: KvLayerShape, memory: KvMemory): Layer {
-  return {
-    shape,
-    length: 0,
-    keys: memory.allocate([0, shape.kvHeads, shape.keyDim]),
-    values: memory.allocate([0, shape.kvHeads, shape.valueDim]),
-    positions: new Int32Array(0),
-    segments: new Int32Array(0),
-  };
-}
-
-function checkRows({ keys, values, positions, segments }: KvRows, shape: KvLayerShape): void {
-  const count = positions.length;
-  const wanted = {
-    keys: [count, shape.kvHeads, shape.keyDim],
-    values: [count, shape.kvHeads, shape.valueDim],
-    segments: [count],
-  };
-  const given = { keys: keys.shape, values: values.shape, segments: [segments.length] };
-  for (const name of ["keys", "values", "segments"] as const) {
-    if (given[name].join() !== wanted[name].join()) {
-      throw new ShapeError("cache.append", `${name} must be [${wanted[name].join(", ")}]`, { [name]: given[name] });
-    }
+/** Rows of ascending slots, moved to the front of a block. */
+function gather(to: RowBlock, from: RowBlock, slots: Int32Array): void {
+  for (let at = 0; at < slots.length; ) {
+    let count = 1;
+    while (at + count < slots.length && slots[at + count] === slots[at] + count) count++;
+    if (to !== from || slots[at] !== at) to.copyRows(from, slots[at], at, count, "host");
+    at += count;
   }
+}
+
+/** The refusal of an append beyond a fixed capacity. */
+export function capacityExceeded(rows: number, capacity: number): BudgetError {
+  return new BudgetError(
+    "cache.append",
+    "the rows must fit the layer's capacity",
+    { rows, capacity },
+    "Forget rows first (erase, compact, shiftContext), or plan a larger capacity.",
+  );
 }

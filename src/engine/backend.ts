@@ -48,6 +48,8 @@ export type WeightMatrix = Tensor<"f32" | "f16" | "bf16">;
 export interface Backend {
   /** Its name, as options and messages use it. */
   readonly name: string;
+  /** Whether something issued has not taken effect yet, so that tensors must not be read or written from outside. */
+  readonly pending: boolean;
   /** A zeroed activation in the backend's memory. */
   allocate(shape: readonly number[]): Tensor<"f32">;
   /** Gives an activation back once everything issued so far has taken effect. */

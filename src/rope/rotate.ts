@@ -25,8 +25,12 @@ export type RotateOptions = {
   readonly direction?: RotationDirection;
 };
 
-/** A table to rotate with; `factor` is needed only by `inverse`, and is 1 when absent. */
-export type RotationInput = Omit<RotaryTable, "factor"> & { readonly factor?: number };
+/** A table to rotate with, in f32 or f64; `factor` is needed only by `inverse`, and is 1 when absent. */
+export type RotationInput = Omit<RotaryTable, "cos" | "sin" | "factor"> & {
+  readonly cos: Float32Array | Float64Array;
+  readonly sin: Float32Array | Float64Array;
+  readonly factor?: number;
+};
 
 /**
  * Rotates every head of every token into `out`.

@@ -16,6 +16,7 @@ export function createReferenceBackend(): Backend {
 
 class ReferenceBackend implements Backend {
   readonly name = "reference";
+  readonly pending = false;
 
   allocate(shape: readonly number[]): Tensor<"f32"> {
     return zeros("f32", shape);

@@ -31,6 +31,21 @@ describe("the WASM backend", () => {
     await expect(createWasmBackend(options)).rejects.toThrow(message);
   });
 
+  it("is pending from the first operation to the end of its flush, and gives memory back when idle", async () => {
+    const backend = await createWasmBackend({ threads: 0, maxBytes: 2 ** 24 });
+    const used = backend.usedBytes;
+    const x = backend.allocate([1000]);
+    expect(backend.pending).toBe(false);
+    backend.add(x, x, x);
+    expect(backend.pending).toBe(true);
+    await backend.flush();
+    expect(backend.pending).toBe(false);
+    const scratch = backend.usedBytes - used - 4032; // 1000 floats in whole cache lines
+    backend.release(x);
+    await backend.flush();
+    expect(backend.usedBytes).toBe(used + scratch);
+  });
+
   it("cannot be used after it has been disposed", async () => {
     const backend = await createWasmBackend({ threads: 0, maxBytes: 2 ** 24 });
     const x = backend.allocate([3]);

@@ -110,6 +110,10 @@ export class WasmBackend implements Backend {
     this.runtime = runtime;
   }
 
+  get pending(): boolean {
+    return this.runtime.pending;
+  }
+
   /** Bytes of weights, activations and caches held now. */
   get usedBytes(): number {
     return this.runtime.memory.usedBytes;

@@ -121,6 +121,11 @@ export class WasmRuntime {
     return block.address;
   }
 
+  /** Whether a program is being put together or runs. */
+  get pending(): boolean {
+    return this.#program.calls > 0 || this.#waiting.size > 0;
+  }
+
   /** Gives a block back when the present program has run. */
   releaseLater(address: number): void {
     this.#inputs.push({ address, bytes: 0 });
@@ -144,7 +149,8 @@ export class WasmRuntime {
     if (this.#failure) throw this.#failure;
     const { calls, words, shared } = this.#program;
     if (calls === 0) {
-      // Blocks given back meanwhile may still be used by programs that run; the next one takes them along.
+      // Programs that run may still use what was given back meanwhile; the next program takes it along then.
+      if (this.#waiting.size === 0) for (const block of this.#inputs.splice(0)) this.memory.release(block);
       return;
     }
     const address = this.#prepareRun(calls, words);

@@ -4,10 +4,10 @@
  * @see https://github.com/huggingface/safetensors#format
  */
 
+import { ByteReader } from "../../byte-reader.ts";
 import { bytesPerElement, type DType, viewBytes } from "../../dtype.ts";
 import { FormatError } from "../../errors.ts";
 import { sizeOf, type Tensor, tensor } from "../../tensor.ts";
-import { ByteReader } from "./byte-reader.ts";
 import type { WeightSource } from "./source.ts";
 import { type JsonLimits, parseStrictJson } from "./strict-json.ts";
 

@@ -2,8 +2,9 @@
 
 import type { SuiteRunner } from "../case.ts";
 import { attention } from "./attention.ts";
+import { compression } from "./compression.ts";
 import { models } from "./models.ts";
 import { rope } from "./rope.ts";
 
 /** Runner of each suite. */
-export const suites: Readonly<Record<string, SuiteRunner>> = { attention, models, rope };
+export const suites: Readonly<Record<string, SuiteRunner>> = { attention, compression, models, rope };

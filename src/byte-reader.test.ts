@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { FormatError } from "../../errors.ts";
 import { ByteReader } from "./byte-reader.ts";
+import { FormatError } from "./errors.ts";
 
 function reader(...bytes: number[]): ByteReader {
   return new ByteReader("a.bin", Uint8Array.from(bytes));

@@ -3,7 +3,7 @@
  * bytes do not pay for.
  */
 
-import { type ErrorValues, FormatError } from "../../errors.ts";
+import { type ErrorValues, FormatError } from "./errors.ts";
 
 const TRUNCATED = "The file is truncated or damaged.";
 

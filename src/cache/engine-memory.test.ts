@@ -1,0 +1,86 @@
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { expectClose } from "../../test/support/expect-close.ts";
+import { values } from "../../test/support/values.ts";
+import { gatherKv } from "../attention/index.ts";
+import { createWasmBackend, type WasmBackend } from "../engine/wasm/backend.ts";
+import type { RotaryLayer } from "../rope/index.ts";
+import { type CacheLayout, createKvCache, type KvMemory, type PositionedCache } from "./index.ts";
+
+const rotary: RotaryLayer = {
+  headDim: 6,
+  rotaryDim: 4,
+  rotaryOffset: 2,
+  pairing: "half",
+  schedule: { type: "default", dim: 4, theta: 100 },
+};
+
+let backend: WasmBackend;
+beforeAll(async () => {
+  backend = await createWasmBackend({ threads: 0, maxBytes: 2 ** 24 });
+});
+afterAll(() => backend.dispose());
+
+/** Bytes in use once a step has run, which is when what was given back is free. */
+async function usedBytes(): Promise<number> {
+  const t = backend.allocate([16]);
+  backend.add(t, t, t);
+  backend.release(t);
+  await backend.flush();
+  return backend.usedBytes;
+}
+
+function add(cache: PositionedCache, count: number, salt: number): void {
+  const start = cache.nextPosition;
+  cache.append(0, {
+    keys: values([count, 2, 6], salt),
+    values: values([count, 2, 3], salt + 1),
+    positions: Int32Array.from({ length: count }, (_, t) => start + t),
+    segments: new Int32Array(count),
+  });
+}
+
+/** Every kind of operation; the steps in between are issued and flushed. */
+async function history(memory: KvMemory | undefined, layout: CacheLayout): Promise<PositionedCache[]> {
+  const flush = async (): Promise<void> => {
+    if (memory) await backend.flush();
+  };
+  const layer = { kvHeads: 2, keyDim: 6, valueDim: 3, rotary, layout };
+  const cache = createKvCache([layer], { ...(memory && { memory }) });
+  add(cache, 9, 1);
+  add(cache, 8, 2); // grows
+  const fork = cache.fork();
+  add(fork, 3, 3); // copies, in the same step
+  await flush();
+  cache.erase(4, 7, { closeGap: true });
+  fork.compact(0, [Int32Array.of(0, 5, 12, 19), Int32Array.of(7, 8)]);
+  fork.moveTo(0, { perHead: [Int32Array.of(0, 1, 2, 3), Int32Array.of(2, 3)] });
+  add(cache, 2, 4);
+  add(fork, 5, 5);
+  await flush();
+  cache.merge(fork);
+  fork.crop(6);
+  await flush();
+  return [cache, fork];
+}
+
+it.each<CacheLayout>([
+  { type: "contiguous" },
+  { type: "paged", pageSize: 3 },
+  { type: "ring", window: 20, maxChunk: 12 },
+])("a cache in the engine's memory equals one on the heap: $type", async (layout) => {
+  const before = await usedBytes();
+  const got = await history(backend, layout);
+  const want = await history(undefined, layout);
+  for (const [n, cache] of got.entries()) {
+    expect(cache.bytes).toBe(want[n].bytes);
+    expect(cache.nextPosition).toBe(want[n].nextPosition);
+    for (const [head, view] of cache.headViews(0).entries()) {
+      const [a, b] = [view, want[n].headViews(0)[head]].map((one) => gatherKv(one));
+      expectClose(a.k.data, b.k.data, 0);
+      expectClose(a.v.data, b.v.data, 0);
+      expect(a.keyPositions).toEqual(b.keyPositions);
+    }
+    cache.dispose();
+  }
+  expect(await usedBytes()).toBe(before);
+});

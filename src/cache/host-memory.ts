@@ -1,0 +1,19 @@
+/**
+ * Plain arrays on the JavaScript heap, where everything takes effect at once.
+ */
+
+import { quantizeKv } from "../attention/index.ts";
+import { zeros } from "../tensor.ts";
+import type { KvMemory } from "./cache.ts";
+
+/** The memory of caches that belong to no backend. */
+export const HOST_MEMORY: KvMemory = {
+  allocate: (shape) => zeros("f32", shape),
+  copy: (out, x) => out.data.set(x.data),
+  release: () => {},
+  quantize: (out, x) => {
+    const { codes, scales } = quantizeKv(x, { bits: out.bits, axis: out.axis });
+    out.codes.data.set(codes.data);
+    out.scales.data.set(scales.data);
+  },
+};

@@ -1,0 +1,206 @@
+/**
+ * A lane: rows that share positions. A layer has one lane for all its heads, or one for each after heads have kept
+ * different rows.
+ */
+
+import type { KeyValues } from "../attention/index.ts";
+import type { Tensor } from "../tensor.ts";
+import type { KvMemory } from "./cache.ts";
+import { ContiguousStore } from "./contiguous.ts";
+import type { ResolvedLayer } from "./layer-spec.ts";
+import { PagedStore, PagePool } from "./paged.ts";
+import { RingStore } from "./ring.ts";
+import { RowBlock } from "./row-block.ts";
+import { SlotColumns, type SlotGrowth } from "./slot-columns.ts";
+import { runsOf, type SlotStore } from "./slot-store.ts";
+
+/** Where new slots are: their positions, segments, and position on each axis. */
+export type SlotPlaces = {
+  readonly positions: Int32Array;
+  readonly segments: Int32Array;
+  readonly axes: readonly Int32Array[];
+};
+
+/** Rows of `heads` heads with their places. */
+export class Lane {
+  readonly heads: number;
+  readonly store: SlotStore;
+  /**
+   * Columns: position, segment, an axis each; then, where keys are kept as they came, the position and axes that
+   * those are rotated at.
+   */
+  readonly columns: SlotColumns;
+  readonly #layer: ResolvedLayer;
+  readonly #axes: number;
+  /** Whether a ring has let old rows go since it was last empty. */
+  hasDropped = false;
+
+  constructor(layer: ResolvedLayer, axes: number, heads: number, store: SlotStore, columns: SlotColumns) {
+    this.heads = heads;
+    this.store = store;
+    this.columns = columns;
+    this.#layer = layer;
+    this.#axes = axes;
+  }
+
+  get length(): number {
+    return this.columns.length;
+  }
+
+  get positions(): Int32Array {
+    return this.columns.column(0);
+  }
+
+  get segments(): Int32Array {
+    return this.columns.column(1);
+  }
+
+  get axes(): Int32Array[] {
+    return Array.from({ length: this.#axes }, (_, a) => this.columns.column(2 + a));
+  }
+
+  /** Position and axes that the pristine keys are rotated at. */
+  get origins(): { positions: Int32Array; axes: Int32Array[] } {
+    const first = 2 + this.#axes;
+    return {
+      positions: this.columns.column(first),
+      axes: Array.from({ length: this.#axes }, (_, a) => this.columns.column(first + 1 + a)),
+    };
+  }
+
+  /** Places of the slots, one list per column. */
+  get places(): SlotPlaces {
+    return { positions: this.positions, segments: this.segments, axes: this.axes };
+  }
+
+  /**
+   * Issues the storing of new rows.
+   *
+   * @param slices - the keys and values of `count` tokens from token t on, as [count, heads, width]
+   * @param perCall - tokens that one slice may have
+   */
+  append(
+    places: SlotPlaces,
+    perCall: number,
+    slices: (t: number, count: number) => { keys: Tensor<"f32">; values: Tensor<"f32"> },
+  ): void {
+    const count = places.positions.length;
+    this.#dropped(this.store.extend(count, "issue"));
+    const first = this.store.length - count;
+    const { block } = this.store;
+    try {
+      for (const { slot, row, count: rows } of runsOf(this.store, first, first + count, perCall)) {
+        const { keys, values } = slices(slot - first, rows);
+        block.keys.put(row, keys);
+        block.pristine?.put(row, keys);
+        block.values.put(row, values);
+      }
+    } catch (error) {
+      this.store.crop(first);
+      throw error;
+    }
+    this.columns.append(this.#withOrigins(places));
+  }
+
+  /**
+   * Copies slots of another lane to the end of this one, at once.
+   *
+   * @param head - the first head of this lane among the other's
+   */
+  appendCopies(other: Lane, head: number, slots: Int32Array): void {
+    this.addSlots(other.columns.lists.map((list) => slots.map((slot) => list[slot])));
+    const first = this.store.length - slots.length;
+    slots.forEach((slot, at) => {
+      const from = other.store.rowOf(slot) * other.heads + head;
+      this.store.block.copyUnits(other.store.block, from, this.store.rowOf(first + at) * this.heads, this.heads);
+    });
+  }
+
+  /**
+   * Adds slots whose rows the caller then writes at once.
+   *
+   * @param columns - a list per column, all of one length
+   */
+  addSlots(columns: readonly Int32Array[]): void {
+    this.#dropped(this.store.extend(columns[0].length, "host"));
+    this.columns.append(columns);
+  }
+
+  keep(slots: Int32Array): void {
+    if (slots.length === this.length) return;
+    this.store.keep(slots);
+    this.columns.keep(slots);
+    if (this.#layer.capacity === undefined) this.columns.trim();
+  }
+
+  /** Keeps the first slots and all memory. */
+  crop(length: number): void {
+    this.store.crop(length);
+    this.columns.crop(length);
+    if (length === 0) this.hasDropped = false;
+  }
+
+  fork(): Lane {
+    const fork = new Lane(this.#layer, this.#axes, this.heads, this.store.fork(), this.columns.clone());
+    fork.hasDropped = this.hasDropped;
+    return fork;
+  }
+
+  view(): KeyValues {
+    return this.store.view(this.positions, this.segments);
+  }
+
+  #dropped(count: number): void {
+    if (count === 0) return;
+    this.columns.drop(count);
+    this.hasDropped = true;
+  }
+
+  #withOrigins({ positions, segments, axes }: SlotPlaces): Int32Array[] {
+    const columns = [positions, segments, ...axes];
+    return this.#layer.pristineKeys ? [...columns, positions, ...axes] : columns;
+  }
+}
+
+/**
+ * Empty lanes of a layer.
+ *
+ * @param axes - positions per slot beside the one that masks compare
+ * @param perHead - one lane for each head instead of one for all
+ */
+export function createLanes(memory: KvMemory, layer: ResolvedLayer, axes: number, perHead: boolean): Lane[] {
+  const { layout, kvHeads, capacity } = layer;
+  const heads = perHead ? 1 : kvHeads;
+  const lanes = perHead ? kvHeads : 1;
+  const make = (rows: number): RowBlock => new RowBlock(memory, layer, heads, rows);
+  const growth = slotGrowth(layer, perHead);
+  const lane = (store: SlotStore): Lane =>
+    new Lane(layer, axes, heads, store, new SlotColumns(columnCount(layer, axes), growth));
+  const stores = (create: () => SlotStore): Lane[] => Array.from({ length: lanes }, () => lane(create()));
+  switch (layout.type) {
+    case "contiguous":
+      return stores(() => new ContiguousStore(make, capacity));
+    case "ring":
+      return stores(() => new RingStore(make, layout.window, layout.maxChunk));
+    case "paged": {
+      const pages = capacity === undefined ? undefined : lanes * Math.ceil(capacity / layout.pageSize);
+      const pool = new PagePool(make, layout.pageSize, pages);
+      return stores(() => new PagedStore(pool));
+    }
+  }
+}
+
+/** Integers per slot. */
+export function columnCount({ pristineKeys }: ResolvedLayer, axes: number): number {
+  return (pristineKeys ? 2 : 1) * (1 + axes) + 1;
+}
+
+/** Lists grow with the rows: to a fixed size at once, by pages, or by doubling. */
+function slotGrowth({ layout, capacity }: ResolvedLayer, perHead: boolean): SlotGrowth {
+  if (layout.type === "ring") return () => layout.window + layout.maxChunk - 1;
+  if (capacity === undefined) return (needed, present) => Math.max(needed, 2 * present);
+  if (layout.type === "contiguous") return () => capacity;
+  const { pageSize } = layout;
+  // One head may have more than its share of the pages.
+  return (needed) => pageSize * Math.ceil((perHead ? needed : capacity) / pageSize);
+}

@@ -1,0 +1,220 @@
+/**
+ * The rows of a cache, layer by layer: storing new ones, looking at what is there. What changes rows is in
+ * `positioned-cache.ts`.
+ */
+
+import type { KeyValues } from "../attention/index.ts";
+import { CapabilityError, ShapeError } from "../errors.ts";
+import { rows as rowRange, type Tensor, tensor } from "../tensor.ts";
+import type { KvCache, KvMemory, KvRows } from "./cache.ts";
+import { checkRows } from "./check.ts";
+import { createLanes, type Lane } from "./lane.ts";
+import { headRowBytes, type ResolvedLayer } from "./layer-spec.ts";
+import { PagedStore, pagedView } from "./paged.ts";
+import { rowKind } from "./row-kind.ts";
+
+/** A layer and its lanes: one for all heads, or one per head. */
+export type LayerState = { readonly spec: ResolvedLayer; lanes: readonly Lane[] };
+
+/** What a cache holds, and how rows come in. */
+export abstract class PositionedRows<View extends KeyValues = KeyValues> implements KvCache<View> {
+  /** For the parts of the cache only. */
+  readonly states: readonly LayerState[];
+  /** Positions per slot beside the one that masks compare. */
+  readonly axes: number;
+  /**
+   * Tokens that length-dependent schedules were resolved for when the stored keys were rotated; 0 when not known. The
+   * caller sets it with the first append; only dynamic NTK and LongRoPE need it.
+   */
+  scheduleLength = 0;
+  protected readonly memory: KvMemory;
+  protected next = 0;
+
+  /** Use `createKvCache`. */
+  constructor(specs: readonly ResolvedLayer[], memory: KvMemory, axes: number, states?: readonly LayerState[]) {
+    this.memory = memory;
+    this.axes = axes;
+    this.states = states ?? specs.map((spec) => ({ spec, lanes: createLanes(memory, spec, axes, false) }));
+  }
+
+  get layers(): number {
+    return this.states.length;
+  }
+
+  get nextPosition(): number {
+    return this.next;
+  }
+
+  /** Bytes of the rows held: keys, values and scales, without spare capacity. */
+  get bytes(): number {
+    let bytes = 0;
+    for (const { spec, lanes } of this.states) {
+      for (const lane of lanes) bytes += lane.length * lane.heads * headRowBytes(spec);
+    }
+    return bytes;
+  }
+
+  /** Bytes taken: rows with spare capacity, positions and segments. Rows shared with forks count in each of them. */
+  get allocatedBytes(): number {
+    const lanes = this.states.flatMap((state) => state.lanes);
+    const blocks = new Set(lanes.map((lane) => lane.store.block));
+    let bytes = 0;
+    for (const block of blocks) bytes += block.allocatedBytes;
+    for (const lane of lanes) bytes += lane.columns.allocatedBytes;
+    return bytes;
+  }
+
+  /** The part of `allocatedBytes` that is shared with forks now. */
+  get sharedBytes(): number {
+    return this.states.flatMap((state) => state.lanes).reduce((sum, { store }) => sum + store.sharedBytes, 0);
+  }
+
+  length(layer?: number, head?: number): number {
+    const states = layer === undefined ? this.states : [this.state("length", layer)];
+    if (layer !== undefined && head !== undefined) return this.lane("length", layer, head).length;
+    return Math.max(0, ...states.flatMap(({ lanes }) => lanes.map((lane) => lane.length)));
+  }
+
+  /** Whether the heads of a layer hold rows of different positions, each its own. */
+  isRagged(layer: number): boolean {
+    return this.state("isRagged", layer).lanes.length > 1;
+  }
+
+  /** i32 positions of the rows of a layer, in slot order; a ragged layer needs the head. Shares memory. */
+  positions(layer: number, head?: number): Int32Array {
+    return this.lane("positions", layer, head).positions;
+  }
+
+  /** i32 segments of the rows of a layer, in slot order; a ragged layer needs the head. Shares memory. */
+  segments(layer: number, head?: number): Int32Array {
+    return this.lane("segments", layer, head).segments;
+  }
+
+  /** i32 positions on each axis, where the cache has axes. Shares memory. */
+  axisPositions(layer: number, head?: number): readonly Int32Array[] {
+    return this.lane("axisPositions", layer, head).axes;
+  }
+
+  /**
+   * Adds rows to one layer.
+   *
+   * @throws ShapeError when sizes do not fit
+   * @throws BudgetError when a capacity, a ring's window or the memory cannot hold them; nothing is added then
+   */
+  append(layer: number, rows: KvRows): void {
+    const { spec, lanes } = this.state("append", layer);
+    checkRows("cache.append", rows, spec, this.axes);
+    const { keys, values, positions, segments } = rows;
+    const axes = rows.axes ?? Array.from({ length: this.axes }, () => positions);
+    const before = lanes.map((lane) => lane.length);
+    try {
+      lanes.forEach((lane, head) => {
+        lane.append({ positions, segments, axes }, lanes.length > 1 ? 1 : Infinity, (t, count) => ({
+          keys: headRows(keys, t, count, head, lane.heads),
+          values: headRows(values, t, count, head, lane.heads),
+        }));
+      });
+    } catch (error) {
+      lanes.forEach((lane, head) => {
+        if (lane.length > before[head]) lane.crop(before[head]);
+      });
+      throw error;
+    }
+    for (const list of [positions, ...axes]) this.next = Math.max(this.next, positionAfter(list));
+  }
+
+  /**
+   * The rows of one layer; shares memory, valid until the next operation on the cache.
+   *
+   * @throws CapabilityError when the layer is ragged
+   */
+  view(layer: number): View {
+    const { lanes } = this.state("view", layer);
+    if (lanes.length === 1) return lanes[0].view() as View;
+    throw new CapabilityError(
+      "cache.view",
+      "heads that hold the same positions",
+      { layer, heads: lanes.length },
+      "Use headViews: one view per head.",
+    );
+  }
+
+  /**
+   * The rows of a ragged layer, one view per key-value head with Hk = 1.
+   *
+   * @throws CapabilityError when the layer is not ragged
+   */
+  headViews(layer: number): View[] {
+    return this.raggedLanes("headViews", layer).map((lane) => lane.view() as View);
+  }
+
+  /**
+   * The rows of a ragged layer as one paged view with B = Hk and Hk = 1: query heads come as [Hk, T, G, D].
+   *
+   * @throws CapabilityError when the layer is not ragged, or not paged
+   */
+  headBatch(layer: number): KeyValues {
+    const lanes = this.raggedLanes("headBatch", layer);
+    const stores = lanes.map(({ store }) => store).filter((store) => store instanceof PagedStore);
+    if (stores.length === 0) {
+      throw new CapabilityError("cache.headBatch", "a paged layer", { layer }, "Use headViews: one view per head.");
+    }
+    const slots = this.length(layer);
+    const positions = new Int32Array(lanes.length * slots);
+    const segments = new Int32Array(lanes.length * slots).fill(-1);
+    lanes.forEach((lane, head) => {
+      positions.set(lane.positions, head * slots);
+      segments.set(lane.segments, head * slots);
+    });
+    return pagedView(stores, stores[0].pool, positions, segments);
+  }
+
+  /** What rows must have in common to be in this cache, as text that can be compared. */
+  rowKind(scheduleLength: number = this.scheduleLength): string {
+    return rowKind(
+      this.states.map((state) => state.spec),
+      this.axes,
+      scheduleLength,
+    );
+  }
+
+  abstract clear(): void;
+
+  protected raggedLanes(method: string, layer: number): readonly Lane[] {
+    const { lanes } = this.state(method, layer);
+    if (lanes.length > 1) return lanes;
+    throw new CapabilityError(`cache.${method}`, "a layer whose heads are ragged", { layer }, "Use view.");
+  }
+
+  protected lane(method: string, layer: number, head?: number): Lane {
+    const { spec, lanes } = this.state(method, layer);
+    const index = head ?? 0;
+    if (!(Number.isInteger(index) && index >= 0 && index < spec.kvHeads) || (lanes.length > 1 && head === undefined)) {
+      throw new ShapeError(`cache.${method}`, "a head of the layer", { head, heads: spec.kvHeads, layer });
+    }
+    return lanes.length === 1 ? lanes[0] : lanes[index];
+  }
+
+  protected state(method: string, index: number): LayerState {
+    const state = this.states[index];
+    if (state === undefined) {
+      throw new ShapeError(`cache.${method}`, "a layer of the cache", { layer: index, layers: this.layers });
+    }
+    return state;
+  }
+}
+
+/** Tokens from..from + count − 1 of all heads, or token `from` of one. */
+function headRows(x: Tensor<"f32">, from: number, count: number, head: number, heads: number): Tensor<"f32"> {
+  const [, allHeads, width] = x.shape;
+  if (heads === allHeads) return rowRange(x, from, from + count);
+  const start = (from * allHeads + head) * width;
+  return tensor("f32", [count, 1, width], x.data.subarray(start, start + width));
+}
+
+/** The position after the largest one. */
+export function positionAfter(positions: Int32Array): number {
+  let next = 0;
+  for (const position of positions) next = Math.max(next, position + 1);
+  return next;
+}

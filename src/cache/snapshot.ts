@@ -1,0 +1,303 @@
+/**
+ * Saving and restoring a cache, version 1. All numbers are little endian.
+ *
+ *     "PHASORKV"                           8 bytes
+ *     version, header length n             u32, u32
+ *     header                               n bytes, see below
+ *     checksum                             u32
+ *     blocks of rows, each:
+ *       columns of the slots               i32 × rows each: positions, segments, axes, origins (pristine keys only)
+ *       keys, values, pristine keys        rows × heads units each: f32 numbers, or all codes and then all scales
+ *       checksum                           u32
+ *
+ * A checksum is the CRC-32 of everything before it, other checksums left out. Blocks come layer by layer, lane by lane
+ * (one lane, or one per head where heads hold different rows), `blockRows` rows each, the last of a lane fewer.
+ *
+ * | header          |                                                             |
+ * |-----------------|-------------------------------------------------------------|
+ * | fingerprint     | u32 count; name and value of each as text, sorted by name   |
+ * | kind            | text: widths, elements and rotation of every layer          |
+ * | scheduleLength  | u64                                                         |
+ * | nextPosition    | u64                                                         |
+ * | blockRows       | u32                                                         |
+ * | layers          | u32 count; for each: u8 lane per head; for each lane: u64   |
+ * |                 | rows, u8 whether a ring let older rows go                   |
+ *
+ * Text is a u32 length and UTF-8. The layout is no part of the format: a cache restored in pages equals the
+ * contiguous one that was saved.
+ */
+
+import type { KeyValues } from "../attention/index.ts";
+import type { ByteReader } from "../byte-reader.ts";
+import { BudgetError, FormatError } from "../errors.ts";
+import type { Lane } from "./lane.ts";
+import { headRowBytes, type ResolvedLayer } from "./layer-spec.ts";
+import type { PositionedCache } from "./positioned-cache.ts";
+import type { LayerState } from "./positioned-rows.ts";
+import { runsOf } from "./slot-store.ts";
+import { type Pieces, SnapshotReader, SnapshotWriter } from "./snapshot-stream.ts";
+
+/** What must be equal for a snapshot to fit: names and values of the caller's choice (model, tokenizer, ...). */
+export type SnapshotFingerprint = Readonly<Record<string, string>>;
+
+/** Where a snapshot comes from. */
+export type SnapshotChunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
+
+const MAGIC = "PHASORKV";
+const VERSION = 1;
+const BLOCK_BYTES = 2 ** 20;
+const MAX_HEADER_BYTES = 2 ** 24;
+const MAX_BLOCK_BYTES = 2 ** 26;
+const DAMAGED = "The file is damaged.";
+
+/**
+ * Saves a cache as a stream of chunks of about 1 MiB, the only copies that are made.
+ *
+ * The cache may be used while the stream is read (rows are shared with a fork until then), but no step may be pending
+ * when a chunk is asked for.
+ *
+ * @param fingerprint - what must be equal when the snapshot is restored
+ * @returns the chunks; each is the reader's own
+ * @throws ConfigError when a step is pending
+ */
+export async function* saveSnapshot<View extends KeyValues>(
+  cache: PositionedCache<View>,
+  fingerprint: SnapshotFingerprint,
+): AsyncGenerator<Uint8Array> {
+  cache.checkSettled("saveSnapshot");
+  const frozen = cache.fork();
+  try {
+    const blockRows = rowsPerBlock(frozen.states);
+    const writer = new SnapshotWriter();
+    const header = headerOf(frozen, fingerprint, blockRows);
+    yield writer.seal([new TextEncoder().encode(MAGIC), u32Bytes(VERSION, header.length), header]);
+    for (const lane of frozen.states.flatMap((state) => state.lanes)) {
+      for (let slot = 0; slot < lane.length; slot += blockRows) {
+        cache.checkSettled("saveSnapshot");
+        yield writer.seal(piecesOf(lane, slot, Math.min(slot + blockRows, lane.length)));
+      }
+    }
+  } finally {
+    frozen.dispose();
+  }
+}
+
+/**
+ * Restores a cache from a snapshot.
+ *
+ * @param cache - of the same widths, elements and rotations as the saved one, in any layout; what it holds is
+ *   forgotten once the header has been found to fit
+ * @param chunks - the snapshot, cut anywhere
+ * @param fingerprint - as it was when saved
+ * @param name - the name of the file, for messages
+ * @throws FormatError with `got.byteOffset` when the snapshot is damaged or of something else; the cache is then as
+ *   before, or empty
+ * @throws BudgetError when the cache cannot hold the rows; it is then empty
+ */
+export async function restoreSnapshot<View extends KeyValues>(
+  cache: PositionedCache<View>,
+  chunks: SnapshotChunks,
+  fingerprint: SnapshotFingerprint,
+  name = "snapshot",
+): Promise<void> {
+  cache.checkSettled("restoreSnapshot");
+  const reader = new SnapshotReader(name, chunks);
+  try {
+    const header = await readHeader(reader, cache, fingerprint);
+    cache.prepare(header.perHead, header.nextPosition, header.scheduleLength);
+    try {
+      for (const [index, lane] of cache.states.flatMap((state) => state.lanes).entries()) {
+        const { rows, hasDropped } = header.lanes[index];
+        const spec = cache.states.find((state) => state.lanes.includes(lane))?.spec as ResolvedLayer;
+        for (let slot = 0; slot < rows; slot += header.blockRows) {
+          const count = Math.min(header.blockRows, rows - slot);
+          restoreRows(lane, await reader.sealed(count * rowBytes(spec, lane)), count, header.nextPosition);
+        }
+        if (lane.length !== rows) throw ringTooSmall(rows, lane.length);
+        lane.hasDropped = hasDropped;
+      }
+      await reader.end();
+    } catch (error) {
+      cache.dispose();
+      throw error;
+    }
+  } finally {
+    await reader.close();
+  }
+}
+
+type Header = {
+  readonly scheduleLength: number;
+  readonly nextPosition: number;
+  readonly blockRows: number;
+  readonly perHead: readonly boolean[];
+  readonly lanes: readonly { readonly rows: number; readonly hasDropped: boolean }[];
+};
+
+async function readHeader<View extends KeyValues>(
+  source: SnapshotReader,
+  cache: PositionedCache<View>,
+  fingerprint: SnapshotFingerprint,
+): Promise<Header> {
+  const start = await source.read(MAGIC.length + 8);
+  if (new TextDecoder().decode(start.bytes(MAGIC.length)) !== MAGIC) {
+    throw new FormatError(start.where, `a cache snapshot, which starts with ${MAGIC}`, { byteOffset: 0 });
+  }
+  const version = start.u32();
+  if (version !== VERSION) {
+    throw new FormatError(start.where, `snapshot version ${VERSION}`, { byteOffset: MAGIC.length, version });
+  }
+  const length = start.u32();
+  if (length > MAX_HEADER_BYTES) {
+    throw start.error(`a header of at most ${MAX_HEADER_BYTES} bytes`, { length }, DAMAGED);
+  }
+  const reader = await source.sealed(length);
+  checkFingerprint(reader, fingerprint);
+  const kind = readText(reader);
+  const [scheduleLength, nextPosition, blockRows] = [reader.u64(), reader.u64(), reader.u32()];
+  if (kind !== cache.rowKind(scheduleLength)) {
+    throw reader.error(
+      "a snapshot of the same layers, elements and rotations",
+      { kind },
+      "Restore it with the model it was made with.",
+    );
+  }
+  if (nextPosition > 2 ** 31) throw reader.error("a position within 2^31", { nextPosition }, DAMAGED);
+  const layers = reader.u32();
+  if (layers !== cache.layers) throw reader.error(`${cache.layers} layers`, { layers }, DAMAGED);
+  const perHead: boolean[] = [];
+  const lanes: { rows: number; hasDropped: boolean }[] = [];
+  for (const { spec } of cache.states) {
+    const split = flag(reader);
+    perHead.push(split);
+    for (let lane = 0; lane < (split ? spec.kvHeads : 1); lane++) {
+      lanes.push({ rows: reader.u64(), hasDropped: flag(reader) });
+    }
+    const largest = blockRows * (spec.kvHeads * headRowBytes(spec) + 4 * (2 * cache.axes + 3));
+    if (blockRows === 0 || (blockRows > 1 && largest > MAX_BLOCK_BYTES)) {
+      throw reader.error(`blocks of at most ${MAX_BLOCK_BYTES} bytes`, { blockRows }, DAMAGED);
+    }
+  }
+  if (reader.remaining > 0) throw reader.error("the end of the header", { remaining: reader.remaining }, DAMAGED);
+  return { scheduleLength, nextPosition, blockRows, perHead, lanes };
+}
+
+function checkFingerprint(reader: ByteReader, wanted: SnapshotFingerprint): void {
+  const found: Record<string, string> = {};
+  const count = reader.u32();
+  for (let n = 0; n < count; n++) {
+    const name = readText(reader);
+    found[name] = readText(reader);
+  }
+  for (const name of new Set([...Object.keys(wanted), ...Object.keys(found)])) {
+    const [saved, expected] = [found, wanted].map((one) => (Object.hasOwn(one, name) ? one[name] : undefined));
+    if (saved === expected) continue;
+    throw reader.error(
+      `a snapshot made with the same ${name}`,
+      { saved, expected },
+      "Restore it with the model it was made with.",
+    );
+  }
+}
+
+/** Writes one block of rows to the end of a lane. */
+function restoreRows(lane: Lane, reader: ByteReader, count: number, nextPosition: number): void {
+  const lists = lane.columns.lists.map(() => Int32Array.from({ length: count }, () => reader.i32()));
+  for (const position of lists[0]) {
+    if (position >= nextPosition)
+      throw reader.error("positions below the next one", { position, nextPosition }, DAMAGED);
+  }
+  lane.addSlots(lists);
+  const first = lane.length - count;
+  for (const array of lane.store.block.arrays) {
+    const parts = array.bytesOf(0, count).map(({ length }) => reader.bytes(length));
+    for (const { slot, row, count: rows } of runsOf(lane.store, first, lane.length)) {
+      array.bytesOf(row, rows).forEach((bytes, part) => {
+        const start = (slot - first) * (bytes.length / rows);
+        bytes.set(parts[part].subarray(start, start + bytes.length));
+      });
+    }
+  }
+}
+
+/** The bytes of some slots in the order of the format, where they lie. */
+function piecesOf(lane: Lane, from: number, to: number): Pieces {
+  const bytes = (list: Int32Array): Uint8Array => new Uint8Array(list.buffer, list.byteOffset, list.byteLength);
+  const pieces = lane.columns.lists.map((list) => bytes(list.subarray(from, to)));
+  for (const array of lane.store.block.arrays) {
+    const runs = [...runsOf(lane.store, from, to)].map(({ row, count }) => array.bytesOf(row, count));
+    for (const part of runs[0].keys()) pieces.push(...runs.map((run) => run[part]));
+  }
+  return pieces;
+}
+
+function headerOf<View extends KeyValues>(
+  cache: PositionedCache<View>,
+  fingerprint: SnapshotFingerprint,
+  blockRows: number,
+): Uint8Array {
+  const bytes: number[] = [];
+  const text = (value: string): void => {
+    const utf8 = new TextEncoder().encode(value);
+    bytes.push(...u32Bytes(utf8.length));
+    for (const byte of utf8) bytes.push(byte);
+  };
+  const u64 = (value: number): void => {
+    bytes.push(...u32Bytes(value % 2 ** 32, Math.floor(value / 2 ** 32)));
+  };
+  const entries = Object.entries(fingerprint).sort(([a], [b]) => (a < b ? -1 : 1));
+  bytes.push(...u32Bytes(entries.length));
+  for (const [name, value] of entries) {
+    text(name);
+    text(value);
+  }
+  text(cache.rowKind());
+  u64(cache.scheduleLength);
+  u64(cache.nextPosition);
+  bytes.push(...u32Bytes(blockRows, cache.layers));
+  for (const { lanes } of cache.states) {
+    bytes.push(lanes.length > 1 ? 1 : 0);
+    for (const lane of lanes) {
+      u64(lane.length);
+      bytes.push(lane.hasDropped ? 1 : 0);
+    }
+  }
+  return Uint8Array.from(bytes);
+}
+
+function rowsPerBlock(states: readonly LayerState[]): number {
+  const largest = Math.max(1, ...states.flatMap(({ spec, lanes }) => lanes.map((lane) => rowBytes(spec, lane))));
+  return Math.max(1, Math.floor(BLOCK_BYTES / largest));
+}
+
+function rowBytes(spec: ResolvedLayer, lane: Lane): number {
+  return lane.heads * headRowBytes(spec) + 4 * lane.columns.lists.length;
+}
+
+function readText(reader: ByteReader): string {
+  return reader.utf8(reader.u32());
+}
+
+function flag(reader: ByteReader): boolean {
+  const value = reader.u8();
+  if (value > 1) throw reader.error("0 or 1", { value }, DAMAGED);
+  return value === 1;
+}
+
+function u32Bytes(...values: number[]): Uint8Array {
+  const bytes = new Uint8Array(4 * values.length);
+  const view = new DataView(bytes.buffer);
+  values.forEach((value, n) => {
+    view.setUint32(4 * n, value, true);
+  });
+  return bytes;
+}
+
+function ringTooSmall(rows: number, held: number): BudgetError {
+  return new BudgetError(
+    "restoreSnapshot",
+    "a ring that holds every saved row",
+    { rows, held },
+    "Make the cache with the window and maxChunk that it was saved with, or larger ones.",
+  );
+}

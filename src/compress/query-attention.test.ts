@@ -1,0 +1,60 @@
+import { expect, it } from "vitest";
+import { expectClose } from "../../test/support/expect-close.ts";
+import { randomLayers, rowsFrom } from "../../test/support/observation.ts";
+import { F64_COMPUTED } from "../../test/support/tolerances.ts";
+import type { HeadRows, Observation, Queries } from "./observation.ts";
+import { lastQueries, visitAttention } from "./query-attention.ts";
+
+/** Attention by its definition. */
+function plain(
+  { keys, positions, scale }: Observation,
+  { rows, positions: at }: Queries,
+  head: number,
+  i: number,
+): number[] {
+  const kvHead = Math.floor((head * keys.starts.length) / rows.starts.length);
+  const numbers = (from: HeadRows, h: number, t: number): number[] =>
+    Array.from(from.data.subarray(from.starts[h] + t * from.stride, from.starts[h] + t * from.stride + from.dim));
+  const query = numbers(rows, head, i);
+  const weights = Array.from(positions[kvHead], (p, t) =>
+    p <= at[i] ? Math.exp(scale * numbers(keys, kvHead, t).reduce((sum, k, d) => sum + k * query[d], 0)) : 0,
+  );
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  return weights.map((weight) => weight / total);
+}
+
+it.each([1, 3, 4, 7, 11])("every row of %i queries is softmax attention on the keys at earlier positions", (count) => {
+  const [layer] = randomLayers(11, 1);
+  const queries = lastQueries(layer.queries as Queries, count);
+  const seen: string[] = [];
+  visitAttention(layer, queries, (head, i, row) => {
+    seen.push(`${head}:${i}`);
+    expectClose(row, plain(layer, queries, head, i), F64_COMPUTED);
+  });
+  expect(new Set(seen).size).toBe(6 * count);
+});
+
+it("positions decide what is visible, not slots; heads may be ragged; a query before all keys sees nothing", () => {
+  const layer: Observation = {
+    ...{ layer: 0, layers: 1, heads: 2, scale: 1, rotary: null, nextPosition: 9 },
+    keys: rowsFrom([[[0], [0], [0]], [[0]]]),
+    values: rowsFrom([[[0], [0], [0]], [[0]]]),
+    positions: [Int32Array.of(2, 5, 8), Int32Array.of(7)],
+  };
+  const rows: number[][] = [];
+  const queries = {
+    rows: rowsFrom([
+      [[1], [1]],
+      [[1], [1]],
+    ]),
+    positions: Int32Array.of(5, 7),
+  };
+  visitAttention(layer, queries, (_head, _query, row) => rows.push([...row]));
+  expect(rows).toEqual([[0.5, 0.5, 0], [0.5, 0.5, 0], [0], [1]]);
+});
+
+it("the last queries are all of them when fewer are there", () => {
+  const queries = randomLayers(5, 1)[0].queries as Queries;
+  expect([...lastQueries(queries, 3).positions]).toEqual([2, 3, 4]);
+  expect(lastQueries(queries, Infinity)).toEqual(queries);
+});

@@ -1,0 +1,44 @@
+/** What repeated tokens look at in the context they repeat. */
+
+import { groupOf, type Observation, type RepeatPass } from "./observation.ts";
+import { dot } from "./vectors.ts";
+
+/** Looks at the attention of one repeated token on slots start..end; `probabilities` f64 [end − start] is reused. */
+export type RepeatVisitor = (head: number, query: number, probabilities: Float64Array) => void;
+
+/**
+ * Visits the attention of every repeated token: a softmax over the first `sinks` slots before the part, the part, and
+ * the repeated tokens up to its own.
+ */
+export function visitRepeat(observation: Observation, pass: RepeatPass, sinks: number, visit: RepeatVisitor): void {
+  const { keys, heads, scale } = observation;
+  const { start, end, queries, keys: repeated } = pass;
+  const before = Math.min(sinks, start);
+  const part = new Float64Array(end - start);
+  for (let head = 0; head < heads; head++) {
+    const kvHead = Math.floor(head / groupOf(observation));
+    const count = queries.lengths[head];
+    for (let i = 0; i < count; i++) {
+      const query = queries.starts[head] + i * queries.stride;
+      const score = (rows: typeof keys, t: number): number =>
+        scale * dot(queries.data, query, rows.data, rows.starts[kvHead] + t * rows.stride, rows.dim);
+      const others = Float64Array.from({ length: before + i + 1 }, (_, n) =>
+        n < before ? score(keys, n) : score(repeated, n - before),
+      );
+      let max = -Infinity;
+      for (let t = start; t < end; t++) {
+        part[t - start] = score(keys, t);
+        max = Math.max(max, part[t - start]);
+      }
+      for (const other of others) max = Math.max(max, other);
+      let total = 0;
+      for (const other of others) total += Math.exp(other - max);
+      for (let n = 0; n < part.length; n++) {
+        part[n] = Math.exp(part[n] - max);
+        total += part[n];
+      }
+      for (let n = 0; n < part.length; n++) part[n] /= total;
+      visit(head, i, part);
+    }
+  }
+}

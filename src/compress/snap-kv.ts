@@ -1,0 +1,85 @@
+/**
+ * What the last queries of the prompt attend to stays, and so do they.
+ *
+ * @see https://arxiv.org/abs/2404.14469
+ */
+
+import { checkKernel, checkWhole } from "./check-options.ts";
+import { groupMean } from "./group-mean.ts";
+import { groupOf, type Observation, observed } from "./observation.ts";
+import { type HeadScores, type ScorePolicy, scorePolicy } from "./policy.ts";
+import { lastQueries, visitAttention } from "./query-attention.ts";
+import { averagePool, largest } from "./vectors.ts";
+
+/** Options of {@link snapKV}. */
+export type SnapKVOptions = {
+  /** Last tokens that are looked from, and stay; 64 unless told. */
+  readonly window?: number;
+  /** Neighbours that share their scores, odd; 5 unless told. */
+  readonly kernel?: number;
+};
+
+/**
+ * Scores a token by the mean attention of the last `window` queries, pooled over neighbours and query heads.
+ *
+ * @throws ConfigError when an option is out of range
+ */
+export function snapKV({ window = 64, kernel = 5 }: SnapKVOptions = {}): ScorePolicy {
+  checkWhole("snapKV", { window }, 1);
+  checkKernel("snapKV", kernel);
+  return scorePolicy({
+    name: "snapKV",
+    needs: { queries: window },
+    moments: ["prefill"],
+    protects: () => ({ first: 0, last: window }),
+    score: (observation) => snapKVScores("snapKV", observation, { window, kernel }),
+  });
+}
+
+/** SnapKV's scores: f64 [Hk][T], the window at the layer's largest + 1. */
+export function snapKVScores(
+  where: string,
+  observation: Observation,
+  { window, kernel }: Required<SnapKVOptions>,
+): HeadScores {
+  const means = windowAttention(where, observation, window, () => 1);
+  const pooled = means.map((row) => averagePool(row, kernel));
+  return withWindow(groupMean(pooled, groupOf(observation)), observation, window);
+}
+
+/**
+ * The mean attention of the last queries on the slots before the window, each query's row times its weight.
+ *
+ * @param weightOf - from the query's slot
+ * @returns f64 [H][T − window], empty rows where T ≤ window
+ */
+export function windowAttention(
+  where: string,
+  observation: Observation,
+  window: number,
+  weightOf: (slot: number) => number,
+): Float64Array[] {
+  const { keys, heads } = observation;
+  const group = groupOf(observation);
+  const queries = lastQueries(observed(where, observation, "queries"), window);
+  const count = queries.positions.length;
+  const before = (head: number): number => Math.max(0, keys.lengths[Math.floor(head / group)] - window);
+  const means = Array.from({ length: heads }, (_, head) => new Float64Array(before(head)));
+  visitAttention(observation, queries, (head, i, row) => {
+    const mean = means[head];
+    const weight = weightOf(row.length - count + i) / count;
+    for (let t = 0; t < mean.length; t++) mean[t] += weight * row[t];
+  });
+  return means;
+}
+
+/** Appends the window at the layer's largest score + 1; heads no longer than the window score by recency. */
+export function withWindow(scores: readonly Float64Array[], { keys }: Observation, window: number): HeadScores {
+  const top = largest(scores) + 1;
+  return scores.map((row, head) => {
+    const T = keys.lengths[head];
+    const whole = Float64Array.from({ length: T }, (_, t) => (T <= window ? (t + 1) / T : top));
+    whole.set(row);
+    return whole;
+  });
+}
