@@ -7,7 +7,9 @@ import { ConfigError } from "../../errors.ts";
 import { type CallMemory, type KvLayout, type LoweredPlan, lowerPlan } from "./attention-lowering.ts";
 import { isDecodePlan, lowerDecodePlan } from "./decode-lowering.ts";
 import { emitAttention } from "./kernels/attention.ts";
-import { type DecodeSpec, decodeScratch, emitDecode } from "./kernels/attention-decode.ts";
+import { emitDecode } from "./kernels/attention-decode.ts";
+import { emitDecodeMerge } from "./kernels/attention-decode-merge.ts";
+import { type DecodeSpec, decodeScratch } from "./kernels/attention-decode-rows.ts";
 import { emitAttentionMerge } from "./kernels/attention-merge.ts";
 import {
   type AttentionSpec,
@@ -135,7 +137,10 @@ function kernelsOf(
     const { spec } = prepared;
     const { attendOne, mergeOne } = runtime.kernels(key, () => ({
       scratchBytes: decodeScratch(spec).end,
-      emit: (module) => emitDecode(module, spec),
+      emit: (module) => {
+        emitDecode(module, spec);
+        emitDecodeMerge(module, spec);
+      },
     }));
     return { attend: attendOne, merge: mergeOne, takesOptions: false };
   }

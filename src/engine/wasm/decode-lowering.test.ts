@@ -9,7 +9,9 @@ import { WASM_CAPABILITIES } from "./attention-runner.ts";
 import { slotsOf } from "./attention-storage.ts";
 import { lowerDecodePlan } from "./decode-lowering.ts";
 import { detectFeatures } from "./features.ts";
-import { decodeScratch, emitDecode } from "./kernels/attention-decode.ts";
+import { emitDecode } from "./kernels/attention-decode.ts";
+import { emitDecodeMerge } from "./kernels/attention-decode-merge.ts";
+import { decodeScratch } from "./kernels/attention-decode-rows.ts";
 import { WasmRuntime } from "./runtime.ts";
 
 /** f32 against f64 over a few hundred keys. */
@@ -62,7 +64,10 @@ describe.each([true, false])("the decode kernel with relaxed SIMD %s", (relaxed)
       const spec = { relaxed, heads: H, keyDim: D, valueDim: Dv, keyStride, valueStride };
       const { attendOne, mergeOne } = runtime.kernels(`one ${JSON.stringify(spec)}`, () => ({
         scratchBytes: decodeScratch(spec).end,
-        emit: (module) => emitDecode(module, spec),
+        emit: (module) => {
+          emitDecode(module, spec);
+          emitDecodeMerge(module, spec);
+        },
       }));
       const { items, itemCount, merges, mergeCount } = lowerDecodePlan(
         plan,

@@ -4,7 +4,7 @@
 
 import type { AttentionPlan } from "../../attention/index.ts";
 import { type CallMemory, type KvLayout, type LoweredPlan, lowerEntries } from "./attention-lowering.ts";
-import { DECODE_ITEM, DECODE_ITEM_WORDS, type DecodeSpec, decodeScratch } from "./kernels/attention-decode.ts";
+import { DECODE_ITEM, DECODE_ITEM_WORDS, type DecodeSpec, decodeScratch } from "./kernels/attention-decode-rows.ts";
 import { ENTRY_BYTES } from "./kernels/attention-tile.ts";
 
 /** Whether the decode kernel can run a plan: one query per key-value head, f32 keys and values, whole vectors. */
