@@ -12,7 +12,7 @@ const checks = [
   ["lint", "biome", ["check", "."]],
   ["folder order", process.execPath, ["scripts/folder-order.mjs"]],
   ["types", "tsc", ["-p", "tsconfig.json"]],
-  ["build", "tsc", ["-p", "tsconfig.build.json"]],
+  ["build", "npm", ["run", "--silent", "build"]],
   ["package", "publint", ["--strict"]],
 ];
 
