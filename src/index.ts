@@ -1,7 +1,7 @@
 /**
  * Phasor: rotary attention for TypeScript.
  *
- * The folders, in the order data flows: rope, mask, attention, engine, cache, model, generate. Each is also a
+ * The folders, in the order data flows: rope, mask, attention, engine, cache, compress, model, generate. Each is also a
  * subpath export of its own (`phasor/rope`, `phasor/model`, …).
  */
 

@@ -10,6 +10,7 @@ import { f32, reshape, rows, type Tensor, zeros } from "../tensor.ts";
 import type { DecoderConfig, LayerConfig } from "./config.ts";
 import type { DecoderWeights, LayerWeights, LinearWeights } from "./decoder-weights.ts";
 import type { ModelCache } from "./model-cache.ts";
+import { shareEqual } from "./share-equal.ts";
 
 /** Tokens with their positions and segments; all three have one entry per token. */
 export type TokenBatch = {
@@ -29,11 +30,14 @@ export class Decoder {
   readonly #backend: Backend;
   /** The layers' masks, kept inside the segments. */
   readonly #masks: readonly Mask[];
+  /** The layers' rotations; equal ones are one object. */
+  readonly #rotaries: readonly (RotaryLayer | null)[];
   #scratch: Scratch | undefined;
 
   constructor(config: DecoderConfig, weights: DecoderWeights, backend: Backend) {
     this.config = config;
-    this.#masks = config.layers.map((layer) => layer.mask.and(sameSegment()));
+    this.#masks = shareEqual(config.layers.map((layer) => layer.mask.and(sameSegment())));
+    this.#rotaries = shareEqual(config.layers.map((layer) => layer.positions.rotary));
     this.#weights = weights;
     this.#backend = backend;
   }
@@ -111,7 +115,8 @@ export class Decoder {
     this.#linear(k, normed, weights.key);
     this.#linear(v, normed, weights.value);
 
-    const { rotary, queryTemperature } = layer.positions;
+    const { queryTemperature } = layer.positions;
+    const rotary = this.#rotaries[index];
     if (rotary) {
       const table = tableOf(rotary);
       backend.rotate(q, table);
@@ -157,13 +162,12 @@ export class Decoder {
 
   /** Tables of this step, one for each different rotation among the layers. */
   #rotationTables(positions: Int32Array, length: number): (rotary: RotaryLayer) => RotationTable {
-    const tables = new Map<string, RotationTable>();
+    const tables = new Map<RotaryLayer, RotationTable>();
     return (rotary) => {
-      const key = JSON.stringify(rotary);
-      let table = tables.get(key);
+      let table = tables.get(rotary);
       if (table === undefined) {
         table = rotaryTable(rotary, positions, { length });
-        tables.set(key, table);
+        tables.set(rotary, table);
       }
       return table;
     };

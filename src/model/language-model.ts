@@ -11,6 +11,7 @@ import { Decoder, type LayerListener, type TokenBatch } from "./decoder.ts";
 import type { DecoderWeights } from "./decoder-weights.ts";
 import type { GenerationConfig } from "./generation-config.ts";
 import { ModelCache, type ModelCacheOptions } from "./model-cache.ts";
+import { shareEqual } from "./share-equal.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** One call of {@link DecoderModel.forward}. */
@@ -62,9 +63,10 @@ export class DecoderModel {
     this.tokenizer = tokenizer;
     this.generation = generation;
     this.#decoder = new Decoder(config, weights, backend);
-    this.#changing = distinct(config.layers.map((layer) => layer.positions.rotary)).filter((rotary) =>
-      dependsOnLength(rotary.schedule),
-    );
+    const rotaries = new Set(shareEqual(config.layers.map((layer) => layer.positions.rotary)));
+    this.#changing = [...rotaries].filter(
+      (rotary) => rotary !== null && dependsOnLength(rotary.schedule),
+    ) as RotaryLayer[];
   }
 
   /** V, number of token ids. */
@@ -191,12 +193,6 @@ function lengthOf(positions: Int32Array): number {
   let length = 0;
   for (const position of positions) length = Math.max(length, position + 1);
   return length;
-}
-
-function distinct(rotaries: readonly (RotaryLayer | null)[]): RotaryLayer[] {
-  const byContent = new Map<string, RotaryLayer>();
-  for (const rotary of rotaries) if (rotary) byContent.set(JSON.stringify(rotary), rotary);
-  return [...byContent.values()];
 }
 
 function concatenate(batches: readonly TokenBatch[]): TokenBatch {
