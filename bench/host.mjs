@@ -15,7 +15,7 @@ const MAX_CALLS = 400;
 const LONG_MS = 400;
 
 const opened = open();
-/** @type {Map<string, {before?: () => void, run: () => unknown, output: () => Float32Array,
+/** @type {Map<string, {before?: () => void, run: () => unknown, output?: () => Float32Array,
  *   notes?: () => unknown, dispose: () => unknown}>} */
 const prepared = new Map();
 
@@ -76,7 +76,7 @@ const COMMANDS = {
         const one = await create();
         prepared.set(name, one);
         const time = await warmUp(one);
-        results.push({ name, time, output: Float32Array.from(one.output()), notes: await one.notes?.() });
+        results.push({ name, time, output: one.output && Float32Array.from(one.output()), notes: await one.notes?.() });
       } catch (error) {
         prepared.delete(name);
         results.push({ name, error: String(error?.message ?? error).slice(0, 300) });

@@ -23,11 +23,19 @@ const { emitRotate } = await import(`${wasm}/kernels/rotate.js`);
 const { emitRmsNorm } = await import(`${wasm}/kernels/norm.js`);
 const { emitGate } = await import(`${wasm}/kernels/elementwise.js`);
 const { emitSoftmax } = await import(`${wasm}/kernels/softmax.js`);
+const { emitProduct } = await import(`${wasm}/kernels/product.js`);
+const { emitRmsNormBackward, NORM_CHUNK } = await import(`${wasm}/kernels/norm-backward.js`);
+const { emitGateBackward } = await import(`${wasm}/kernels/gate-backward.js`);
+const { emitCrossEntropy } = await import(`${wasm}/kernels/cross-entropy.js`);
+const { emitAdamW } = await import(`${wasm}/kernels/adamw.js`);
 
 const relaxed = detectFeatures().relaxed && !options.plain;
 const MiB = 2 ** 20;
 const memory = new WebAssembly.Memory({ initial: 2048, maximum: 2048 });
 new Float32Array(memory.buffer).fill(2 ** -10);
+/** Targets of the loss. */
+const TARGETS = 120 * MiB;
+new Int32Array(memory.buffer, TARGETS, 1024).fill(7);
 
 const linear = (name, inputs, outputs, tokens, weightType) => {
   const { linear } = compile(memory, (module) =>
@@ -39,6 +47,26 @@ const linear = (name, inputs, outputs, tokens, weightType) => {
     bytes: tokens === 1 ? weightBytes(weightType, inputs * outputs) : undefined,
     run: () => linear(8 * MiB, 1 * MiB, 16 * MiB, 0, 0, tokens, 0, outputs, 64 * 1024),
   };
+};
+
+/** Gradients of a linear layer: of its input, dOut [T, N] · weight [N, K], and of its weight, dOutᵀ · x [T, K]. */
+const linearBackward = (T, N, K) => {
+  const flop = 2 * T * N * K;
+  const product = (left) => compile(memory, (module) => emitProduct(module, { left, relaxed })).product;
+  const [rows, columns] = [product("rows"), product("columns")];
+  const at = [96 * MiB, 8 * MiB, 16 * MiB];
+  return [
+    {
+      name: `linear backward, input, T ${T}, N ${N}, K ${K}`,
+      flop,
+      run: () => rows(...at, K, N, 4 * N, 0, 0, T, 64 * MiB),
+    },
+    {
+      name: `linear backward, weight, T ${T}, N ${N}, K ${K}`,
+      flop,
+      run: () => columns(...at, K, T, 4 * N, 1, 0, N, 64 * MiB),
+    },
+  ];
 };
 
 const rotation = (name, pairing, x) => {
@@ -68,6 +96,10 @@ const cases = [
   ...["f32", "f16", "bf16", "int8", "q8_0", "q4_0"].map((type) =>
     linear(`linear 1 x 4096 by 4096² ${type}`, 4096, 4096, 1, type),
   ),
+  ...linearBackward(512, 512, 512),
+  ...linearBackward(2048, 192, 512),
+  ...linearBackward(2048, 512, 192),
+  ...linearBackward(1024, 1024, 1024),
   rotation("rotate [4096, 8, 128] half", "half"),
   rotation("rotate [4096, 8, 128] interleaved", "interleaved"),
   rotation("rotate [8, 4096, 128] half", "half", { tokenStride: 512, headStride: 512 * 4096 }),
@@ -88,6 +120,31 @@ const cases = [
     (module) => emitSoftmax(module, { width: 151936, relaxed }),
     8 * 151936,
     ({ softmax }) => softmax(32 * MiB, 16 * MiB, 0, 1, 1),
+  ),
+  rows(
+    "rmsNorm backward [4096, 512]",
+    (module) => emitRmsNormBackward(module, { width: 512, add: false, relaxed }),
+    3 * 8 * MiB,
+    ({ rmsNormBackward }) =>
+      rmsNormBackward(32 * MiB, 64 * MiB, 16 * MiB, 48 * MiB, MiB, 4096, 0, 4096 / NORM_CHUNK, 1e-5),
+  ),
+  rows(
+    "silu gate backward of 2 Mi numbers",
+    (module) => emitGateBackward(module, { relaxed }),
+    5 * 8 * MiB,
+    ({ gateBackward }) => gateBackward(32 * MiB, 40 * MiB, 16 * MiB, 48 * MiB, 64 * MiB, 0, 2 * MiB),
+  ),
+  rows(
+    "cross-entropy [1024, 2048]",
+    (module) => emitCrossEntropy(module, { width: 2048, relaxed }),
+    2 * 8 * MiB,
+    ({ crossEntropy }) => crossEntropy(8 * MiB, 80 * MiB, TARGETS, 0, 1024, 2 ** -10),
+  ),
+  rows(
+    "AdamW of 2 Mi numbers",
+    (module) => emitAdamW(module, { relaxed }),
+    7 * 8 * MiB,
+    ({ adamW }) => adamW(88 * MiB, 80 * MiB, 96 * MiB, 104 * MiB, 0, 2 * MiB, 0.9, 0.1, 0.95, 0.05, 0, 1, 1e-8, 0),
   ),
 ];
 

@@ -56,6 +56,15 @@ const MEASURES = {
     const kernel = find(result, "ours: kernel alone");
     return { text: "µs over the kernel", value: kernel && 1000 * (ours.median - kernel.median) };
   },
+  extra: (result, ours, { name }) => {
+    const other = find(result, `ours: ${name}`);
+    // Shortest calls: a small difference of the same code is lost in what else the machine does.
+    return { text: `of the time more, in the shortest calls: ${name}`, value: other && 1 - ours.min / other.min };
+  },
+  compressing: (result, _, { name }) => ({
+    text: `of the time compressing: ${name}`,
+    value: find(result, `ours: ${name}`)?.notes?.compressingShare,
+  }),
   bytes: (_, ours) => ({ text: "× the bytes of f32", value: ours.notes?.cacheBytesOfF32 }),
 };
 
@@ -95,19 +104,110 @@ function peerCell(result, label) {
   return `${milliseconds(best.median)}, ${digits(ratio(best, ours))}×${name ? ` (${name})` : ""}`;
 }
 
+/** Speed and shares of ours, and everyone's best. */
+function times({ contenders, results }, labels = ["ours@24", ...PEERS]) {
+  const takesPart = (label) => results.some((result) => result.contenders.some((one) => one.label === label));
+  const others = labels.filter((label) => takesPart(label) && contenders.some((one) => one.label === label));
+  return table(
+    ["work", "ours", "GFLOP/s", "of peak", "GB/s", "of read", ...others],
+    results.map((result) => {
+      const ours = find(result, "ours");
+      const speed = (work) => (work ? digits(work / ours.median / 1e6) : "");
+      const part = (work, limit) => (work ? share(result, ours, limit).toFixed(2) : "");
+      return [
+        result.name,
+        milliseconds(ours.median),
+        speed(result.flop),
+        part(result.flop, "peak"),
+        speed(result.bytes),
+        part(result.bytes, "read"),
+        ...others.map((label) => peerCell(result, label)),
+      ];
+    }),
+  );
+}
+
+/** Tokens of training per second. */
+function throughput(results) {
+  const steps = results.filter(({ kind }) => kind === "training");
+  if (steps.length === 0) return [];
+  const labels = ["ours", "ours ×2", "ours@24", "jax"].filter((label) =>
+    steps.some((result) => fastest(result, (one) => one.label === label)),
+  );
+  const cell = (result, label) => {
+    const best = fastest(result, (one) => one.label === label);
+    return best ? digits((1000 * result.dims.B * result.dims.T) / best.median) : "";
+  };
+  return [
+    "",
+    "Tokens per second:",
+    "",
+    table(
+      ["", ...labels],
+      steps.map((result) => [result.name, ...labels.map((label) => cell(result, label))]),
+    ),
+  ];
+}
+
+/** Formulations of ours beside the first. */
+function formulations(results) {
+  return results.map((result) => {
+    const ours = find(result, "ours");
+    const inSteps = ours.notes?.steps !== undefined;
+    const rows = result.contenders.map((one) => {
+      const name =
+        one.key === "ours"
+          ? inSteps
+            ? "f32, contiguous"
+            : "nothing compressed"
+          : one.key.split(": ").slice(1).join(": ");
+      if (one.error) return [name, one.error];
+      const { steps = 1, compressingShare, bytes } = one.notes ?? {};
+      const more = inSteps
+        ? [digits((1000 * steps) / one.median), (bytes / ours.notes.bytes).toFixed(2)]
+        : [compressingShare === undefined ? "" : compressingShare.toFixed(3)];
+      return [name, milliseconds(one.median / steps), digits(ratio(one, ours)), ...more];
+    });
+    const head = inSteps
+      ? ["time of a step", "by f32", "steps per second", "bytes by f32"]
+      : ["time", "by nothing", "compressing"];
+    return `\n**${result.name}**\n\n${table(["cache", ...head], rows)}`;
+  });
+}
+
+const BODIES = {
+  engine: (record) => [TIMES_NOTE, "", times(record), ...overheadNote(record.results)],
+  training: (record) => [TIMES_NOTE, "", times(record, ["ours ×2", "ours@24", "jax"]), ...throughput(record.results)],
+  caches: ({ results }) => ["Medians, on one thread.", ...formulations(results)],
+};
+const TIMES_NOTE = "Medians. Behind each peer's time: how many times ours it is, and its fastest formulation.";
+
 /** The measurements as Markdown. */
-export function markdown({ date, processor, cores, system, rounds, seconds, contenders, missing, figures, results }) {
+export function markdown({
+  section,
+  date,
+  processor,
+  cores,
+  system,
+  rounds,
+  seconds,
+  contenders,
+  missing,
+  figures,
+  results,
+}) {
   const limits = results.flatMap((result) => result.limits);
   const range = (name) => {
     const values = limits.map((one) => one[name]);
     return `${digits(median(values))} (${digits(Math.min(...values))} to ${digits(Math.max(...values))})`;
   };
-  const labels = PEERS.filter((label) => contenders.some((one) => one.label === label));
-  const others = contenders.some(({ label }) => label === "ours@24") ? ["ours@24", ...labels] : labels;
   const measured = results.filter((result) => find(result, "ours"));
+  const present = contenders.filter(({ label }) =>
+    measured.some((one) => one.contenders.some((c) => c.label === label)),
+  );
   const lines = [
     `${date}, ${processor}, ${cores} cores, ${system}. ${rounds} rounds in ${seconds} s. ` +
-      contenders
+      present
         .filter(({ label }) => label !== "ours ×2")
         .map(({ label, version, node }) => `${label}: ${version}, Node ${node.slice(1)}`)
         .join("; ") +
@@ -130,26 +230,7 @@ export function markdown({ date, processor, cores, system, rounds, seconds, cont
     "",
     "### Times",
     "",
-    "Medians. Behind each peer's time: how many times ours it is, and its fastest formulation.",
-    "",
-    table(
-      ["work", "ours", "GFLOP/s", "of peak", "GB/s", "of read", ...others],
-      measured.map((result) => {
-        const ours = find(result, "ours");
-        const speed = (work) => (work ? digits(work / ours.median / 1e6) : "");
-        const part = (work, limit) => (work ? share(result, ours, limit).toFixed(2) : "");
-        return [
-          result.name,
-          milliseconds(ours.median),
-          speed(result.flop),
-          part(result.flop, "peak"),
-          speed(result.bytes),
-          part(result.bytes, "read"),
-          ...others.map((label) => peerCell(result, label)),
-        ];
-      }),
-    ),
-    ...overheadNote(results),
+    ...BODIES[section]({ contenders: present, results: measured }),
   ];
   return lines.join("\n");
 }

@@ -2,11 +2,12 @@
  * Phasor beside its peers and the limits of the core, in one run: `npm run bench -- [options]` after `npm run build`.
  * `npm ci --prefix bench` installs the peers; those that are missing are left out.
  *
- *   --only LIST      groups or ids of work (see work.mjs)
+ *   --only LIST      sections (engine, training, caches), groups or ids of work (see work.mjs)
  *   --peers LIST     contenders: ours, ours@24, ort-node, ort-web, tfjs, jax
  *   --threads LIST   1, or 1,2 to measure ours on two threads as well (default)
  *   --rounds N       turns of every contender (default 7)
- *   --write FILE     replace the measurements in a Markdown file, and keep the record in results/recorded.json
+ *   --write FILE     replace the measurements of whole sections in a Markdown file, and keep their records in
+ *                    results/recorded*.json
  *
  * Every contender has a process of its own (host.mjs). All take turns, with the limits measured in every round; ratios
  * and shares are taken within a round, and medians over the rounds.
@@ -32,12 +33,27 @@ const rounds = Number(options.rounds);
 if (!Number.isInteger(rounds) || rounds < 1)
   throw new Error(`--rounds must be a positive integer; got ${options.rounds}`);
 const only = options.only?.split(",");
-const chosen = WORK.filter(({ id, group }) => !only || only.includes(id) || only.includes(group));
-if (chosen.length === 0) throw new Error(`--only must name some of ${[...new Set(WORK.map((one) => one.group))]}`);
+const sectionOf = ({ section = "engine" }) => section;
+const names = (work) => [sectionOf(work), work.group, work.id];
+const chosen = WORK.filter((work) => !only || names(work).some((name) => only.includes(name)));
+if (chosen.length === 0) {
+  throw new Error(`--only must name some of ${[...new Set(WORK.flatMap((work) => names(work).slice(0, 2)))]}`);
+}
+const sections = [...new Set(chosen.map(sectionOf))];
 
-const MARKED = /(<!-- bench:begin -->)[\s\S]*(<!-- bench:end -->)/;
-if (options.write && !MARKED.test(readFileSync(options.write, "utf8"))) {
-  throw new Error(`${options.write} has no bench:begin and bench:end marks`);
+/** Measurements of a section stand between such lines. */
+const marked = (section) => {
+  const mark = section === "engine" ? "bench" : `bench:${section}`;
+  return new RegExp(`(<!-- ${mark}:begin -->)[\\s\\S]*(<!-- ${mark}:end -->)`);
+};
+if (options.write) {
+  const text = readFileSync(options.write, "utf8");
+  for (const section of sections) {
+    if (!marked(section).test(text)) throw new Error(`${options.write} has no marks of the section ${section}`);
+    if (WORK.some((work) => sectionOf(work) === section && !chosen.includes(work))) {
+      throw new Error(`--write replaces whole sections; --only leaves out some of ${section}`);
+    }
+  }
 }
 
 /** Calls longer than this are made in few rounds, and only those of a peer's best formulation. */
@@ -77,13 +93,14 @@ async function prepare(work, hosts) {
     const { label } = host;
     const ours = label.startsWith("ours");
     if (!ours && work.peers && !work.peers.includes(label)) continue;
-    if (label === "ours ×2" && !work.figures.some(({ of }) => of === "threads")) continue;
+    if (work.alone && label !== "ours") continue;
+    if (label === "ours ×2" && !work.threads && !work.figures.some(({ of }) => of === "threads")) continue;
     const skip = [...hopeless]
       .filter((key) => key.startsWith(`${likeness(work)} ${label}: `))
       .map((key) => key.split(": ")[1]);
     const found = [];
     for (const { name, time, output, error, notes } of await host.ask({ command: "prepare", work, skip })) {
-      const key = ours ? (name === "phasor" ? label : `${label}: ${name}`) : `${label}: ${name}`;
+      const key = ours && name === "phasor" ? label : `${label}: ${name}`;
       const entry = { key, label, name, host, times: [], ...(notes && { notes }) };
       entries.push(entry);
       if (error) {
@@ -91,9 +108,12 @@ async function prepare(work, hosts) {
         continue;
       }
       want ??= output;
-      const difference = largestDifference(output, want);
+      const difference = output ? largestDifference(output, want) : 0; // some are not meant to be the same
       if (difference < TOLERANCE) found.push({ entry, time });
-      else entry.error = `differs from ours by ${difference.toExponential(1)} of the largest number`;
+      else {
+        entry.error = `differs from ours by ${difference.toExponential(1)} of the largest number`;
+        process.exitCode = 1;
+      }
     }
     const best = Math.min(...found.map(({ time }) => time));
     for (const { entry, time } of found) {
@@ -113,11 +133,11 @@ async function measure(work, hosts) {
   const entries = await prepare(work, hosts);
   const running = entries.filter(({ error }) => !error);
   const limits = [];
-  for (let round = 0; round < rounds; round++) {
+  for (let round = 0; round < Math.max(rounds, work.rounds ?? 0); round++) {
     limits.push(await hosts[0].ask({ command: "limits" }));
     for (let turn = 0; turn < running.length; turn++) {
       const { times, host, name } = running[(turn + round) % running.length];
-      if (times.length >= LONG_ROUNDS && times[0].median > LONG_MS) continue;
+      if (times.length >= (work.longRounds ?? LONG_ROUNDS) && times[0].median > LONG_MS) continue;
       times[round] = await host.ask({ command: "measure", name });
     }
   }
@@ -137,7 +157,6 @@ const summary = (times) => ({
   min: Math.min(...times.map((one) => one.min)),
 });
 
-const began = performance.now();
 const { hosts, missing } = await openContenders({
   peers: options.peers?.split(","),
   threads: options.threads.split(",").map(Number),
@@ -147,34 +166,38 @@ const results = [];
 for (const work of chosen) {
   const start = performance.now();
   say(work.id);
-  results.push(await measure(work, hosts));
-  say(`  ${((performance.now() - start) / 1000).toFixed(1)} s`);
+  const result = await measure(work, hosts);
+  results.push({ ...result, seconds: (performance.now() - start) / 1000 });
+  say(`  ${results.at(-1).seconds.toFixed(1)} s`);
 }
 for (const host of hosts) host.close();
 
-const record = {
+const host = {
   date: new Date().toISOString().slice(0, 10),
   processor: os.cpus()[0].model.trim(),
   cores: os.availableParallelism(),
   system: `${os.platform()} ${os.arch()}`,
   rounds,
-  seconds: Math.round((performance.now() - began) / 1000),
   contenders: hosts.map(({ label, version, node }) => ({ label, version, node })),
   missing,
-  figures: checkFigures(results),
-  results,
 };
-const table = markdown(record);
-process.stdout.write(`${table}\n`);
 const folder = new URL("results/", import.meta.url);
 mkdirSync(folder, { recursive: true });
-const file = new URL(options.write ? "recorded.json" : `${new Date().toISOString().replaceAll(":", "-")}.json`, folder);
-writeFileSync(file, `${JSON.stringify(record, null, 1)}\n`);
-say(`record: ${fileURLToPath(file)}`);
-if (options.write) {
+const stamp = new Date().toISOString().replaceAll(":", "-");
+for (const section of sections) {
+  const part = results.filter((result) => sectionOf(result) === section);
+  const seconds = Math.round(part.reduce((sum, one) => sum + one.seconds, 0));
+  const record = { ...host, section, seconds, figures: checkFigures(part), results: part };
+  const table = markdown(record);
+  process.stdout.write(`${table}\n\n`);
+  const suffix = section === "engine" ? "" : `-${section}`;
+  const file = new URL(options.write ? `recorded${suffix}.json` : `${stamp}${suffix}.json`, folder);
+  writeFileSync(file, `${JSON.stringify(record, null, 1)}\n`);
+  say(`record: ${fileURLToPath(file)}`);
+  if (!options.write) continue;
   const text = readFileSync(options.write, "utf8"); // again: it may have changed meanwhile
   writeFileSync(
     options.write,
-    text.replace(MARKED, (_, begin, end) => `${begin}\n${table}\n${end}`),
+    text.replace(marked(section), (_, begin, end) => `${begin}\n${table}\n${end}`),
   );
 }

@@ -1,4 +1,5 @@
 /** What is measured: dimensions, useful work, and the figures to reach. */
+import { stepFlop } from "./training-model.mjs";
 
 /**
  * @typedef {object} AttentionDims
@@ -16,8 +17,13 @@
  * @property {string} id
  * @property {string} group
  * @property {string} name
- * @property {"attention" | "rotate" | "linear" | "overhead"} kind
- * @property {any} dims AttentionDims; {heads, T, D}; {tokens, inputs, outputs}
+ * @property {"engine" | "training" | "caches"} [section] where its measurements stand; engine when absent
+ * @property {"attention" | "rotate" | "linear" | "overhead" | "training" | "gradient" | "compression" | "caches"} kind
+ * @property {any} dims AttentionDims; {heads, T, D}; {tokens, inputs, outputs}; {B, T}; {shape, tokens, chunk}
+ * @property {boolean} [alone] ours on one thread only
+ * @property {boolean} [threads] ours on two threads as well, without a figure
+ * @property {number} [rounds] at least so many rounds, where small differences count
+ * @property {number} [longRounds] rounds of calls that take long; 2 when absent
  * @property {"int8"} [kv] element type of keys and values, f32 when absent
  * @property {string[]} [peers] who takes part beside ours; all when absent
  * @property {number} [flop] useful floating-point operations
@@ -33,9 +39,12 @@
  * - threads: one thread's time by that of two
  * - overhead: time of a planned run over that of its kernel, µs
  * - bytes: bytes of the cache by those in f32
+ * - extra: what another formulation of ours takes more than the first in its shortest call, as a share of that
+ * - compressing: share of another formulation's time that it spends compressing
  *
  * @typedef {object} Figure
- * @property {"peak" | "read" | "ratio" | "per-flop" | "time" | "threads" | "overhead" | "bytes"} of
+ * @property {"peak" | "read" | "ratio" | "per-flop" | "time" | "threads" | "overhead" | "bytes" | "extra" | "compressing"} of
+ * @property {string} [name] of the other formulation
  * @property {number} [atLeast]
  * @property {number} [atMost]
  * @property {string[]} [against]
@@ -68,6 +77,57 @@ const ratio = (atLeast, against) => ({ of: "ratio", atLeast, against });
 const perFlop = (than) => ({ of: "per-flop", atLeast: 1, than });
 const cacheBytes = { of: "bytes", atMost: 0.27 };
 const threads = { of: "threads", atLeast: 1.8 };
+
+/** Forwards and back: 4·D operations a pair, and 10·D. @returns {Work} */
+function gradient(id, name, dims, more = {}) {
+  const flop = visiblePairs(dims) * 14 * dims.H * dims.D;
+  return {
+    id,
+    section: "training",
+    group: "gradient",
+    name,
+    kind: "gradient",
+    dims,
+    flop,
+    figures: [peak(0.6)],
+    ...more,
+  };
+}
+
+/** @returns {Work} */
+const training = (B, T, more = {}) => ({
+  id: `training-${B}x${T}`,
+  section: "training",
+  group: "training",
+  name: `training step, ${B} rows of ${T} tokens`,
+  kind: "training",
+  dims: { B, T },
+  flop: stepFlop({ B, T }),
+  peers: ["jax"],
+  threads: true,
+  longRounds: 4,
+  figures: [ratio(2, ["jax"])],
+  ...more,
+});
+
+const MEDIUM = { hidden: 512, layers: 2, heads: 8, kvHeads: 2, headDim: 64, inner: 1376, vocabulary: 1024 };
+const SMALL = { hidden: 192, layers: 4, heads: 6, kvHeads: 2, headDim: 32, inner: 512, vocabulary: 1024 };
+
+/** @returns {Work} */
+const compression = (id, shape) => ({
+  id: `compression-${id}`,
+  section: "caches",
+  group: "compression",
+  name: `prefill of 4096 tokens in chunks of 512, ${shape.hidden} wide, ${shape.heads}/${shape.kvHeads} heads, D ${shape.headDim}`,
+  kind: "compression",
+  dims: { shape, tokens: 4096, chunk: 512 },
+  alone: true,
+  longRounds: 5,
+  figures: ["SnapKV", "Knorm"].flatMap((name) => [
+    { of: "compressing", atMost: 0.15, name: `${name}, half goes at the end` },
+    { of: "compressing", atMost: 0.15, name: `${name}, a quarter stays after every chunk` },
+  ]),
+});
 
 /** @type {Work[]} */
 export const WORK = [
@@ -181,4 +241,33 @@ export const WORK = [
     figures: [{ of: "overhead", atMost: 10 }],
     peers: [],
   })),
+  training(4, 128),
+  training(2, 512),
+  gradient("gradient-1024", "attention, forwards and back, 8 heads, D 64, T 1024", prefill(1024, 8, 8, 64), {
+    peers: ["jax"],
+    threads: true,
+  }),
+  gradient("gradient-4096", "the same, T 4096", prefill(4096, 8, 8, 64), { peers: [], longRounds: 4 }),
+  gradient("gradient-4096-gqa", "the same, T 4096, 2 key-value heads", prefill(4096, 8, 2, 64), {
+    peers: [],
+    longRounds: 4,
+  }),
+  gradient("gradient-packed", "the same, 16 packed documents of 256", prefill(4096, 8, 8, 64, { document: 256 }), {
+    peers: [],
+  }),
+  compression("medium", MEDIUM),
+  compression("small", SMALL),
+  {
+    id: "caches-8192",
+    section: "caches",
+    group: "caches",
+    name: "a step after 8192 tokens, 512 wide, 8/2 heads, D 64",
+    kind: "caches",
+    dims: { shape: MEDIUM, tokens: 8192 },
+    alone: true,
+    rounds: 25,
+    figures: ["SnapKV", "Knorm"].map((name) => {
+      return { of: "extra", atMost: 0.02, name: `a policy that has no reason to run: ${name}` };
+    }),
+  },
 ];

@@ -65,29 +65,33 @@ export function holds(dtype: DType, data: unknown): boolean {
 
 const word = new Uint32Array(1);
 const asFloat = new Float32Array(word.buffer);
+const double = new Float64Array(1);
+/** Its lower and its upper half: files and runtimes are little-endian. */
+const halves = new Uint32Array(double.buffer);
 
 /** The value of IEEE half-precision bits; exact. */
 export function f16ToNumber(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 0x1f;
-  const fraction = bits & 0x3ff;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
-  return sign * (1024 + fraction) * 2 ** (exponent - 25);
+  // Moved to the place of an f32's exponent and fraction, they are 2^−112 times the value; subnormal ones too.
+  word[0] = (bits & 0x7fff) << 13;
+  const magnitude = (asFloat[0] as number) * 2 ** 112;
+  if (magnitude >= 65536) return (bits & 0x3ff) === 0 ? (bits & 0x8000 ? -Infinity : Infinity) : NaN;
+  return bits & 0x8000 ? -magnitude : magnitude;
 }
 
 /** The half-precision bits nearest to `value` (ties to even); beyond 65504 they are an infinity. */
 export function numberToF16(value: number): number {
   if (Number.isNaN(value)) return 0x7e00;
-  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
+  double[0] = value;
+  const high = halves[1] as number;
+  const sign = (high >>> 16) & 0x8000;
   const magnitude = Math.abs(value);
   if (magnitude >= 65520) return sign | 0x7c00;
   if (magnitude < 2 ** -14) return sign | roundHalfToEven(magnitude * 2 ** 24); // subnormal, or the first normal
-  const exponent = Math.floor(Math.log2(magnitude));
-  // log2 may round up across a power of two; the scaled fraction tells.
-  const scale = magnitude < 2 ** exponent ? exponent - 1 : exponent;
-  const fraction = roundHalfToEven((magnitude / 2 ** scale) * 1024); // 1024..2048
-  return sign | (((scale + 15) << 10) + (fraction - 1024)); // a carry to 2048 moves into the exponent
+  const exponent = ((high >>> 20) & 0x7ff) - 1023;
+  halves[1] = (1023 + 10 - exponent) << 20;
+  halves[0] = 0;
+  const fraction = roundHalfToEven(magnitude * (double[0] as number)); // magnitude · 2^(10 − exponent): 1024..2048
+  return sign | (((exponent + 15) << 10) + (fraction - 1024)); // a carry to 2048 moves into the exponent
 }
 
 /** The value of bfloat16 bits; exact. */

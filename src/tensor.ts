@@ -113,3 +113,13 @@ export function toF32(t: Tensor): Float32Array {
       throw new ShapeError("toF32", "a floating-point tensor", { dtype: t.dtype });
   }
 }
+
+/** Heads `first` to `first` + `count` − 1 of x [T, H, W], copied to [T, count, W]. */
+export function takeHeads(x: Tensor<"f32">, first: number, count: number): Tensor<"f32"> {
+  const [T, H, W] = x.shape as [number, number, number];
+  const taken = zeros("f32", [T, count, W]);
+  for (let t = 0; t < T; t++) {
+    taken.data.set(x.data.subarray((t * H + first) * W, (t * H + first + count) * W), t * count * W);
+  }
+  return taken;
+}

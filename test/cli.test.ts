@@ -177,7 +177,7 @@ describe("phasor inspect", () => {
     const { code, stdout, stderr } = await phasor(["inspect", MODEL, "--memory", "2GiB"]);
     expect(stdout.split("\n")).toEqual([
       "llama: 5 layers, 260,032 parameters",
-      "  weights      1016 KiB stored as F32, 1016 KiB loaded",
+      "  weights      1016 KiB stored as F32, 1016 KiB loaded as f32",
       "  vocabulary   512 tokens, tied to the output head, stop at 1, 2",
       "  width        64",
       "  context      512 tokens",

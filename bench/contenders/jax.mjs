@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { blockUntilReady, defaultDevice, init, jit, nn, numpy as np } from "@jax-js/jax";
 import { attentionInputs, denseMask, headMajor, numbers, rotationTables, tokenMajor, transposed } from "../inputs.mjs";
+import { gradientFormulations, trainingFormulations } from "./jax-training.mjs";
 
 export async function open() {
   await init("wasm");
@@ -38,6 +39,8 @@ const formulation = (name, make) => ({
 });
 
 const FORMULATIONS = {
+  training: trainingFormulations,
+  gradient: gradientFormulations,
   attention: ({ dims, kv }) => {
     if (kv) return [];
     return [formulation("einsum", () => einsum(dims)), formulation("dotProductAttention", () => dotProduct(dims))];

@@ -1,9 +1,11 @@
 /** Phasor's WASM backend: on the caller's thread, or on two and more workers. */
 import { attentionInputs, numbers, rotationTables } from "../inputs.mjs";
 import { createLimits } from "../limits.mjs";
+import { cacheFormulations, compressionFormulations } from "./ours-caches.mjs";
+import { layoutOf, release } from "./ours-calls.mjs";
+import { gradientFormulations, trainingFormulations } from "./ours-training.mjs";
 
-const { createWasmBackend } = await import("../../dist/engine/wasm/backend.js");
-const { causal, sameSegment, slidingWindow } = await import("../../dist/mask/index.js");
+const { createWasmTrainingBackend } = await import("../../dist/engine/wasm/training-backend.js");
 const { tensor } = await import("../../dist/tensor.js");
 const { planAttention, quantizeKv } = await import("../../dist/attention/index.js");
 const { WasmRunner } = await import("../../dist/engine/wasm/engine-runner.js");
@@ -12,7 +14,7 @@ const MiB = 2 ** 20;
 
 /** @param {{threads: number}} options */
 export async function open({ threads }) {
-  const backend = await createWasmBackend({ threads: threads === 1 ? 0 : threads });
+  const backend = await createWasmTrainingBackend({ threads: threads === 1 ? 0 : threads });
   const place = (shape, data) => {
     const placed = backend.allocate(shape);
     placed.data.set(data);
@@ -31,6 +33,10 @@ export async function open({ threads }) {
 }
 
 const FORMULATIONS = {
+  training: trainingFormulations,
+  gradient: gradientFormulations,
+  compression: compressionFormulations,
+  caches: cacheFormulations,
   attention: ({ dims, kv }, backend, place) => [
     {
       name: "phasor",
@@ -80,17 +86,6 @@ const FORMULATIONS = {
     return [{ name: "phasor", create }];
   },
 };
-
-/** Masks, positions and segments of both sides. */
-function layoutOf({ Tq, Tk, window, document }) {
-  const positions = Int32Array.from({ length: Tk }, (_, i) => i);
-  const segments = document ? positions.map((at) => Math.floor(at / document)) : new Int32Array(Tk);
-  return {
-    kv: { positions, segments },
-    queries: { queryPositions: positions.subarray(Tk - Tq), querySegments: segments.subarray(Tk - Tq) },
-    mask: document ? causal().and(sameSegment()) : window ? slidingWindow(window) : causal(),
-  };
-}
 
 /** As a decoder runs it: planned and placed before, everything in the engine's memory. */
 function attention(dims, backend, place) {
@@ -199,9 +194,4 @@ function relativeError(got, want) {
     size += want[i] ** 2;
   }
   return Math.sqrt(difference / size);
-}
-
-function release(backend, ...tensors) {
-  for (const one of tensors) backend.release(tensor("f32", [one.data.length], one.data));
-  return backend.flush();
 }

@@ -32,7 +32,7 @@ export { type Dropout, dropoutBits } from "./dropout.ts";
 export { type IndexerInputs, type IndexerSelect, indexerScores } from "./indexer.ts";
 export { checkKeyValues, type KvDims } from "./kv-check.ts";
 export { type DenseKv, gatherKv, storedRow } from "./kv-gather.ts";
-export type { ContiguousKv, KeyValues, KvStore, KvView, PagedKv, RingKv } from "./kv-view.ts";
+export type { ContiguousKv, KeyValues, KvStore, KvView, PagedKv, RingKv, SlotOrder } from "./kv-view.ts";
 export type { MobaSelect } from "./moba.ts";
 export { parseScore } from "./parse-score.ts";
 export {
@@ -44,6 +44,7 @@ export {
   type PlanRequest,
   planAttention,
   type TensorShape,
+  type WorkPlan,
 } from "./plan.ts";
 export type { PlanBits } from "./plan-tiles.ts";
 export {

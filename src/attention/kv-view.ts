@@ -16,6 +16,16 @@
 import type { Tensor } from "../tensor.ts";
 import type { QuantizedKv } from "./quantize.ts";
 
+/** What the owner of slots knows of them, which spares reading them at every step. */
+export type SlotOrder = {
+  /** Views with the same object here have equal positions and segments. */
+  readonly version: object;
+  /** Whether positions never fall from slot to slot. */
+  readonly ascending: boolean;
+  /** The segment of all slots; undefined where they differ. */
+  readonly segment: number | undefined;
+};
+
 /** Keys and values of one layer and one sequence, shared with their owner: valid until the owner changes. */
 export type KvView = {
   readonly layout?: undefined;
@@ -27,6 +37,7 @@ export type KvView = {
   readonly positions: Int32Array;
   /** i32 [Tk], the segment of every row; −1 is padding. */
   readonly segments: Int32Array;
+  readonly order?: SlotOrder;
 };
 
 /** Keys or values in any element type; keys and values may differ in it. */
@@ -40,6 +51,8 @@ type KvSlots = {
   readonly segments: Int32Array;
   /** i32 [B], slots that exist, 0 to Tk; absent: all. */
   readonly lengths?: Int32Array;
+  /** Only where B = 1. */
+  readonly order?: SlotOrder;
 };
 
 /** Rows of each sequence one after the other; ragged when lengths differ. */

@@ -106,6 +106,9 @@ export type AttentionPlan = {
   readonly explain: () => string;
 };
 
+/** What kernels need to know of a plan. */
+export type WorkPlan = Pick<AttentionPlan, "dims" | "tiles" | "bits" | "work" | "merges" | "cost">;
+
 /**
  * Plans attention.
  *
@@ -160,24 +163,33 @@ function planSpec({ spec, selection }: PlanSpec, kv: KeyValues | undefined, opti
 
   const source = planTiles(mask, maskInputs, { rowTile, keyTile, group });
   const packed = packTiles(source, mask, maskInputs, { kvHeads: Hk, selection, maxBytes });
-  const { tiles, bits } = packed;
-  const work = planWork(tiles, { kvHeads: Hk, workers, splitKeys: true });
-  const merges = listMerges(work);
-  const cost = costOf(dims, tiles, packed.visiblePairs);
+  const shared = shareWork(dims, packed.tiles, packed.bits, packed.visiblePairs, workers);
+  const { tiles, bits, work, merges } = shared;
   const plan: Omit<AttentionPlan, "explain"> = {
     ...(choice satisfies KernelChoice),
     backend: capabilities.backend,
-    dims,
     needs,
-    tiles,
-    bits,
-    work,
-    merges,
-    cost,
+    ...shared,
     bytes: bytesOf(tiles, bits, work, merges),
     inputsHash: hashInputs(spec, selection),
   };
   return Object.freeze({ ...plan, explain: () => explainPlan(plan) });
+}
+
+/**
+ * Deals tiles out to workers.
+ *
+ * @param visiblePairs - of all planes
+ */
+export function shareWork(
+  dims: AttentionDims,
+  tiles: TilePlan,
+  bits: PlanBits,
+  visiblePairs: number,
+  workers: number,
+): WorkPlan {
+  const work = planWork(tiles, { kvHeads: dims.Hk, workers, splitKeys: true });
+  return { dims, tiles, bits, work, merges: listMerges(work), cost: costOf(dims, tiles, visiblePairs) };
 }
 
 /**
@@ -190,7 +202,7 @@ function planSpec({ spec, selection }: PlanSpec, kv: KeyValues | undefined, opti
  * | decode, ragged | all                                    | 64                                                      |
  * | paged          | all if there are at most 64, else 64   | whole pages, 64 at most; a divisor of pages above 64    |
  */
-function tileSizes(
+export function tileSizes(
   kernel: KernelName,
   { Tq, Tk, H, Hk }: AttentionDims,
   kv: KeyValues | undefined,

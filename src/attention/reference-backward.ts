@@ -19,16 +19,16 @@ import { referenceAttention, visiblePairs } from "./reference.ts";
 import { scoreModifiers } from "./score.ts";
 import { type AttentionRequest, normalizeAttention, type RealTensor } from "./spec.ts";
 
-/** Gradients by input, each of that input's shape, f64; those of inputs that were not given are absent. */
-export type AttentionGradients = {
-  readonly dq: Tensor<"f64">;
-  readonly dk: Tensor<"f64">;
-  readonly dv: Tensor<"f64">;
-  readonly dbias?: Tensor<"f64">;
+/** Gradients by input, each of that input's shape; those of inputs that were not given are absent. */
+export type AttentionGradients<T extends "f32" | "f64" = "f32" | "f64"> = {
+  readonly dq: Tensor<T>;
+  readonly dk: Tensor<T>;
+  readonly dv: Tensor<T>;
+  readonly dbias?: Tensor<T>;
   /** [H]. */
-  readonly dsinks?: Tensor<"f64">;
+  readonly dsinks?: Tensor<T>;
   /** [H]. */
-  readonly dslopes?: Tensor<"f64">;
+  readonly dslopes?: Tensor<T>;
 };
 
 /**
@@ -39,7 +39,7 @@ export type AttentionGradients = {
  * @throws ShapeError when `dOut` has not the output's shape
  * @throws CapabilityError for custom score modifiers, whose gradient is not defined
  */
-export function referenceAttentionGradients(request: AttentionRequest, dOut: RealTensor): AttentionGradients {
+export function referenceAttentionGradients(request: AttentionRequest, dOut: RealTensor): AttentionGradients<"f64"> {
   const spec = normalizeAttention(withDenseKeys(request));
   if (spec.scoreModifier) {
     throw new CapabilityError("referenceAttentionGradients", "no custom score modifier", {

@@ -23,15 +23,21 @@ export type KvRows = {
 export type KvMemory = {
   /** A zeroed f32 tensor. */
   allocate(shape: readonly number[]): Tensor<"f32">;
-  /** Copies x into out, bit for bit; takes effect in order with everything else issued to this memory. */
-  copy(out: Tensor<"f32">, x: Tensor<"f32">): void;
+  /**
+   * Copies x into out, bit for bit; takes effect in order with everything else issued to this memory.
+   *
+   * @param head - copy only this head of x [T, H, W]
+   */
+  copy(out: Tensor<"f32">, x: Tensor<"f32">, head?: number): void;
   /** Gives a tensor back once everything issued so far has taken effect. */
   release(t: Tensor<"f32">): void;
   /**
    * Quantises x into codes and scales that lie in tensors of this memory; takes effect in order. Absent: the memory
    * holds no quantised rows.
+   *
+   * @param head - quantise only this head of x [T, H, W]
    */
-  quantize?(out: QuantizedKv, x: Tensor<"f32">): void;
+  quantize?(out: QuantizedKv, x: Tensor<"f32">, head?: number): void;
   /**
    * Whether something issued has not taken effect yet, so that rows cannot be read or changed from here. Tensors that
    * wait to be given back do not count.

@@ -7,7 +7,7 @@ import { BudgetError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
 import type { CopyMode } from "./row-array.ts";
 import type { BlockMaker, RowBlock } from "./row-block.ts";
-import type { SlotStore } from "./slot-store.ts";
+import type { SlotStore, ViewedSlots } from "./slot-store.ts";
 
 const FIRST_CAPACITY = 16;
 
@@ -93,7 +93,7 @@ export class ContiguousStore implements SlotStore {
     this.#length = 0;
   }
 
-  view(positions: Int32Array, segments: Int32Array): KeyValues {
+  view(slots: ViewedSlots): KeyValues {
     const { keys, values } = this.#block;
     const count = this.#length;
     if (keys.elements === "f32") {
@@ -101,15 +101,14 @@ export class ContiguousStore implements SlotStore {
         keys: keys.slice(0, count, [count]) as Tensor<"f32">,
         values: values.slice(0, count, [count]) as Tensor<"f32">,
       };
-      return { ...rows, positions, segments } satisfies KvView;
+      return { ...rows, ...slots } satisfies KvView;
     }
     const outer = [1, count];
     return {
       layout: "contiguous",
       keys: keys.slice(0, count, outer),
       values: values.slice(0, count, outer),
-      positions,
-      segments,
+      ...slots,
     };
   }
 

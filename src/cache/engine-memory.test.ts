@@ -4,7 +4,7 @@ import { values } from "../../test/support/values.ts";
 import { gatherKv } from "../attention/index.ts";
 import { createWasmBackend, type WasmBackend } from "../engine/wasm/backend.ts";
 import type { RotaryLayer } from "../rope/index.ts";
-import { type CacheLayout, createKvCache, type KvMemory, type PositionedCache } from "./index.ts";
+import { type CacheElements, type CacheLayout, createKvCache, type KvMemory, type PositionedCache } from "./index.ts";
 
 const rotary: RotaryLayer = {
   headDim: 6,
@@ -40,11 +40,15 @@ function add(cache: PositionedCache, count: number, salt: number): void {
 }
 
 /** Every kind of operation; the steps in between are issued and flushed. */
-async function history(memory: KvMemory | undefined, layout: CacheLayout): Promise<PositionedCache[]> {
+async function history(
+  memory: KvMemory | undefined,
+  layout: CacheLayout,
+  elements: CacheElements,
+): Promise<PositionedCache[]> {
   const flush = async (): Promise<void> => {
     if (memory) await backend.flush();
   };
-  const layer = { kvHeads: 2, keyDim: 6, valueDim: 3, rotary, layout };
+  const layer = { kvHeads: 2, keyDim: 6, valueDim: 3, rotary, layout, elements };
   const cache = createKvCache([layer], { ...(memory && { memory }) });
   add(cache, 9, 1);
   add(cache, 8, 2); // grows
@@ -63,14 +67,20 @@ async function history(memory: KvMemory | undefined, layout: CacheLayout): Promi
   return [cache, fork];
 }
 
-it.each<CacheLayout>([
+const LAYOUTS: readonly CacheLayout[] = [
   { type: "contiguous" },
-  { type: "paged", pageSize: 3 },
+  { type: "paged", pageSize: 4 },
   { type: "ring", window: 20, maxChunk: 12 },
-])("a cache in the engine's memory equals one on the heap: $type", async (layout) => {
+];
+
+it.each(
+  LAYOUTS.flatMap((layout) =>
+    (["f32", "int8", "int4"] as const).map((elements) => [layout.type, elements, layout] as const),
+  ),
+)("a cache in the engine's memory equals one on the heap: %s %s", async (_, elements, layout) => {
   const before = await usedBytes();
-  const got = await history(backend, layout);
-  const want = await history(undefined, layout);
+  const got = await history(backend, layout, elements);
+  const want = await history(undefined, layout, elements);
   for (const [n, cache] of got.entries()) {
     expect(cache.bytes).toBe(want[n].bytes);
     expect(cache.nextPosition).toBe(want[n].nextPosition);

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { CacheModel, type ModelRotation, type ModelRow, rotatedKey } from "../../test/support/cache-model.ts";
 import { QueuedMemory } from "../../test/support/queued-memory.ts";
-import { gatherKv } from "../attention/index.ts";
+import { gatherKv, type KeyValues, type SlotOrder } from "../attention/index.ts";
 import { BudgetError, CapabilityError } from "../errors.ts";
 import type { RotaryLayer } from "../rope/index.ts";
 import { f32 } from "../tensor.ts";
@@ -260,6 +260,7 @@ class Bench {
 
   /** Compares everything that can be seen of every cache. */
   check(): void {
+    const known = new Map<object, string>(); // slots by version
     for (const { real, model } of this.pairs) {
       let bytes = 0;
       for (let layer = 0; layer < LAYERS; layer++) {
@@ -269,6 +270,7 @@ class Bench {
           expect([...real.positions(layer, head)]).toEqual(rows.map((row) => row.position));
           expect([...real.segments(layer, head)]).toEqual(rows.map((row) => row.segment));
           this.checkHead(real, layer, head, rows);
+          checkOrder(real.isRagged(layer) ? real.headViews(layer)[head] : real.view(layer), known);
         }
       }
       expect(real.bytes).toBe(bytes);
@@ -305,6 +307,16 @@ class Bench {
     const bytes = { f32: (d: number) => 4 * d, int8: (d: number) => d + 4, int4: (d: number) => Math.ceil(d / 2) + 4 };
     return bytes[elements](KEY_DIM) * (pristineKeys ? 2 : 1) + bytes[elements](VALUE_DIM);
   }
+}
+
+/** What a view says of its slots must be true, and equal versions must mean equal slots, in whatever cache. */
+function checkOrder({ positions, segments, order }: KeyValues, known: Map<object, string>): void {
+  const { version, ascending, segment } = order as SlotOrder;
+  if (ascending) expect(positions).toEqual(positions.slice().sort());
+  if (segment !== undefined) expect(segments.every((own) => own === segment)).toBe(true);
+  const slots = `${positions};${segments}`;
+  expect(known.get(version) ?? slots).toBe(slots);
+  known.set(version, slots);
 }
 
 describe.each(Object.keys(KINDS))("%s", (name) => {

@@ -7,4 +7,5 @@ export { createContiguousCache, createKvCache, type KvCacheOptions } from "./cre
 export { HOST_MEMORY } from "./host-memory.ts";
 export type { CacheElements, CacheLayout, KvLayerShape, KvLayerSpec } from "./layer-spec.ts";
 export { PositionedCache, type SlotPositions } from "./positioned-cache.ts";
+export { clearKeyChannels, replaceValues } from "./rewrite.ts";
 export { restoreSnapshot, type SnapshotChunks, type SnapshotFingerprint, saveSnapshot } from "./snapshot.ts";

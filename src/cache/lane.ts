@@ -4,8 +4,8 @@
  */
 
 import type { KeyValues } from "../attention/index.ts";
-import type { Tensor } from "../tensor.ts";
-import type { KvMemory } from "./cache.ts";
+import { rows as rowRange, type Tensor } from "../tensor.ts";
+import type { KvMemory, KvRows } from "./cache.ts";
 import { ContiguousStore } from "./contiguous.ts";
 import type { ResolvedLayer } from "./layer-spec.ts";
 import { PagedStore, PagePool } from "./paged.ts";
@@ -13,6 +13,7 @@ import { RingStore } from "./ring.ts";
 import { RowBlock } from "./row-block.ts";
 import { SlotColumns, type SlotGrowth } from "./slot-columns.ts";
 import { runsOf, type SlotStore } from "./slot-store.ts";
+import type { SlotVersions } from "./slot-versions.ts";
 
 /** Where new slots are: their positions, segments, and position on each axis. */
 export type SlotPlaces = {
@@ -76,24 +77,19 @@ export class Lane {
   /**
    * Issues the storing of new rows.
    *
-   * @param slices - the keys and values of `count` tokens from token t on, as [count, heads, width]
-   * @param perCall - tokens that one slice may have
+   * @param rows - [T, heads, width]; with `head` [T, H, width] of all heads, of which that one is stored
    */
-  append(
-    places: SlotPlaces,
-    perCall: number,
-    slices: (t: number, count: number) => { keys: Tensor<"f32">; values: Tensor<"f32"> },
-  ): void {
+  append(places: SlotPlaces, { keys, values }: Pick<KvRows, "keys" | "values">, head?: number): void {
     const count = places.positions.length;
     this.#dropped(this.store.extend(count, "issue"));
     const first = this.store.length - count;
     const { block } = this.store;
     try {
-      for (const { slot, row, count: rows } of runsOf(this.store, first, first + count, perCall)) {
-        const { keys, values } = slices(slot - first, rows);
-        block.keys.put(row, keys);
-        block.pristine?.put(row, keys);
-        block.values.put(row, values);
+      for (const { slot, row, count: length } of runsOf(this.store, first, first + count)) {
+        const part = (x: Tensor<"f32">): Tensor<"f32"> => rowRange(x, slot - first, slot - first + length);
+        block.keys.put(row, part(keys), head);
+        block.pristine?.put(row, part(keys), head);
+        block.values.put(row, part(values), head);
       }
     } catch (error) {
       this.store.crop(first);
@@ -140,6 +136,14 @@ export class Lane {
     if (length === 0) this.hasDropped = false;
   }
 
+  /** Gives the slots other positions, and other positions on each axis. */
+  moveTo({ positions, axes }: Pick<SlotPlaces, "positions" | "axes">): void {
+    this.columns.replace(0, positions);
+    axes.forEach((axis, a) => {
+      this.columns.replace(2 + a, axis);
+    });
+  }
+
   fork(): Lane {
     const fork = new Lane(this.#layer, this.#axes, this.heads, this.store.fork(), this.columns.clone());
     fork.hasDropped = this.hasDropped;
@@ -147,7 +151,7 @@ export class Lane {
   }
 
   view(): KeyValues {
-    return this.store.view(this.positions, this.segments);
+    return this.store.view({ positions: this.positions, segments: this.segments, order: this.columns.order });
   }
 
   #dropped(count: number): void {
@@ -162,20 +166,23 @@ export class Lane {
   }
 }
 
+/** What lanes need of the cache they belong to. */
+export type LaneOwner = { readonly memory: KvMemory; readonly axes: number; readonly versions: SlotVersions };
+
 /**
  * Empty lanes of a layer.
  *
- * @param axes - positions per slot beside the one that masks compare
+ * @param owner - the cache: its memory, positions per slot beside the one that masks compare, and versions of slots
  * @param perHead - one lane for each head instead of one for all
  */
-export function createLanes(memory: KvMemory, layer: ResolvedLayer, axes: number, perHead: boolean): Lane[] {
+export function createLanes({ memory, axes, versions }: LaneOwner, layer: ResolvedLayer, perHead: boolean): Lane[] {
   const { layout, kvHeads, capacity } = layer;
   const heads = perHead ? 1 : kvHeads;
   const lanes = perHead ? kvHeads : 1;
   const make = (rows: number): RowBlock => new RowBlock(memory, layer, heads, rows);
   const growth = slotGrowth(layer, perHead);
   const lane = (store: SlotStore): Lane =>
-    new Lane(layer, axes, heads, store, new SlotColumns(columnCount(layer, axes), growth));
+    new Lane(layer, axes, heads, store, new SlotColumns(columnCount(layer, axes), growth, versions));
   const stores = (create: () => SlotStore): Lane[] => Array.from({ length: lanes }, () => lane(create()));
   switch (layout.type) {
     case "contiguous":

@@ -32,10 +32,7 @@ export function moveLane(lane: Lane, rotary: RotaryLayer | null, to: Places, sch
     const moves = (slot: number): boolean => target.some((row, a) => row[slot] !== now[a][slot]);
     turn(lane, rotary, moves, differenceTables(rotary, from, target, scheduleLength));
   }
-  lane.positions.set(to.positions);
-  lane.axes.forEach((axis, a) => {
-    axis.set(to.axes[a]);
-  });
+  lane.moveTo(to);
 }
 
 /** Turns every key of a lane from the frequencies of one length to those of another. */

@@ -10,7 +10,7 @@ import { tensor } from "../tensor.ts";
 import { capacityExceeded } from "./contiguous.ts";
 import type { CopyMode } from "./row-array.ts";
 import type { BlockMaker, RowBlock } from "./row-block.ts";
-import type { SlotStore } from "./slot-store.ts";
+import type { SlotStore, ViewedSlots } from "./slot-store.ts";
 
 const FIRST_PAGES = 4;
 
@@ -182,8 +182,8 @@ export class PagedStore implements SlotStore {
     this.#pool.leave();
   }
 
-  view(positions: Int32Array, segments: Int32Array): KeyValues {
-    return pagedView([this], this.#pool, positions, segments);
+  view(slots: ViewedSlots): KeyValues {
+    return pagedView([this], this.#pool, slots);
   }
 
   /** i32 ids of the lane's pages. */
@@ -209,12 +209,7 @@ export class PagedStore implements SlotStore {
 }
 
 /** Lanes of one pool as the batch entries of one view. */
-export function pagedView(
-  lanes: readonly PagedStore[],
-  pool: PagePool,
-  positions: Int32Array,
-  segments: Int32Array,
-): KeyValues {
+export function pagedView(lanes: readonly PagedStore[], pool: PagePool, slots: ViewedSlots): KeyValues {
   const { keys, values, capacity } = pool.block;
   const columns = Math.max(0, ...lanes.map(({ pageIds }) => pageIds.length));
   const table = new Int32Array(lanes.length * columns).fill(-1);
@@ -227,8 +222,7 @@ export function pagedView(
     keys: keys.slice(0, capacity, outer),
     values: values.slice(0, capacity, outer),
     pageTable: tensor("i32", [lanes.length, columns], table),
-    positions,
-    segments,
+    ...slots,
     ...(lanes.length > 1 && { lengths: Int32Array.from(lanes, ({ length }) => length) }),
   };
 }

@@ -194,7 +194,7 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
     for (const state of this.states) {
       if (state.lanes.length > 1) {
         for (const lane of state.lanes) lane.store.dispose();
-        state.lanes = createLanes(this.memory, state.spec, this.axes, false);
+        state.lanes = createLanes(this, state.spec, false);
       } else state.lanes[0].crop(0);
     }
     this.next = 0;
@@ -205,7 +205,7 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
   dispose(): void {
     for (const state of this.states) {
       for (const lane of state.lanes) lane.store.dispose();
-      state.lanes = createLanes(this.memory, state.spec, this.axes, false);
+      state.lanes = createLanes(this, state.spec, false);
     }
     this.next = 0;
     this.scheduleLength = 0;
@@ -230,7 +230,7 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
   prepare(perHead: readonly boolean[], nextPosition: number, scheduleLength: number): void {
     this.dispose();
     for (const [layer, state] of this.states.entries()) {
-      if (perHead[layer]) state.lanes = createLanes(this.memory, state.spec, this.axes, true);
+      if (perHead[layer]) state.lanes = createLanes(this, state.spec, true);
     }
     this.next = nextPosition;
     this.scheduleLength = scheduleLength;
@@ -238,7 +238,7 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
 
   #split(state: LayerState, kept: readonly Int32Array[]): void {
     const [whole] = state.lanes;
-    const lanes = createLanes(this.memory, state.spec, this.axes, true);
+    const lanes = createLanes(this, state.spec, true);
     try {
       for (const [head, lane] of lanes.entries()) {
         lane.appendCopies(whole, head, kept[head]);

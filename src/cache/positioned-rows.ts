@@ -5,13 +5,13 @@
 
 import type { KeyValues } from "../attention/index.ts";
 import { CapabilityError, ShapeError } from "../errors.ts";
-import { rows as rowRange, type Tensor, tensor } from "../tensor.ts";
 import type { KvCache, KvMemory, KvRows } from "./cache.ts";
 import { checkRows } from "./check.ts";
 import { createLanes, type Lane } from "./lane.ts";
 import { headRowBytes, type ResolvedLayer } from "./layer-spec.ts";
 import { PagedStore, pagedView } from "./paged.ts";
 import { rowKind } from "./row-kind.ts";
+import { SlotVersions } from "./slot-versions.ts";
 
 /** A layer and its lanes: one for all heads, or one per head. */
 export type LayerState = { readonly spec: ResolvedLayer; lanes: readonly Lane[] };
@@ -27,14 +27,17 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
    * caller sets it with the first append; only dynamic NTK and LongRoPE need it.
    */
   scheduleLength = 0;
-  protected readonly memory: KvMemory;
+  /** For the parts of the cache only. */
+  readonly memory: KvMemory;
+  /** For the parts of the cache only. */
+  readonly versions: SlotVersions = new SlotVersions();
   protected next = 0;
 
   /** Use `createKvCache`. */
   constructor(specs: readonly ResolvedLayer[], memory: KvMemory, axes: number, states?: readonly LayerState[]) {
     this.memory = memory;
     this.axes = axes;
-    this.states = states ?? specs.map((spec) => ({ spec, lanes: createLanes(memory, spec, axes, false) }));
+    this.states = states ?? specs.map((spec) => ({ spec, lanes: createLanes(this, spec, false) }));
   }
 
   get layers(): number {
@@ -109,10 +112,7 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
     const before = lanes.map((lane) => lane.length);
     try {
       lanes.forEach((lane, head) => {
-        lane.append({ positions, segments, axes }, lanes.length > 1 ? 1 : Infinity, (t, count) => ({
-          keys: headRows(keys, t, count, head, lane.heads),
-          values: headRows(values, t, count, head, lane.heads),
-        }));
+        lane.append({ positions, segments, axes }, { keys, values }, lanes.length > 1 ? head : undefined);
       });
     } catch (error) {
       lanes.forEach((lane, head) => {
@@ -166,7 +166,7 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
       positions.set(lane.positions, head * slots);
       segments.set(lane.segments, head * slots);
     });
-    return pagedView(stores, stores[0].pool, positions, segments);
+    return pagedView(stores, stores[0].pool, { positions, segments });
   }
 
   /** What rows must have in common to be in this cache, as text that can be compared. */
@@ -202,14 +202,6 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
     }
     return state;
   }
-}
-
-/** Tokens from..from + count − 1 of all heads, or token `from` of one. */
-function headRows(x: Tensor<"f32">, from: number, count: number, head: number, heads: number): Tensor<"f32"> {
-  const [, allHeads, width] = x.shape;
-  if (heads === allHeads) return rowRange(x, from, from + count);
-  const start = (from * allHeads + head) * width;
-  return tensor("f32", [count, 1, width], x.data.subarray(start, start + width));
 }
 
 /** The position after the largest one. */

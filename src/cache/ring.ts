@@ -6,7 +6,7 @@ import type { KeyValues } from "../attention/index.ts";
 import { BudgetError } from "../errors.ts";
 import type { CopyMode } from "./row-array.ts";
 import type { BlockMaker, RowBlock } from "./row-block.ts";
-import type { SlotStore } from "./slot-store.ts";
+import type { SlotStore, ViewedSlots } from "./slot-store.ts";
 
 /** A ring of window + maxChunk − 1 rows, allocated at the first append. */
 export class RingStore implements SlotStore {
@@ -90,7 +90,7 @@ export class RingStore implements SlotStore {
     this.#length = 0;
   }
 
-  view(positions: Int32Array, segments: Int32Array): KeyValues {
+  view(slots: ViewedSlots): KeyValues {
     const { keys, values, capacity } = this.#block;
     const outer = [1, capacity];
     return {
@@ -98,8 +98,7 @@ export class RingStore implements SlotStore {
       keys: keys.slice(0, capacity, outer),
       values: values.slice(0, capacity, outer),
       starts: Int32Array.of(this.#start),
-      positions,
-      segments,
+      ...slots,
     };
   }
 

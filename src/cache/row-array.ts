@@ -70,11 +70,15 @@ export class RowArray {
     for (const { words } of this.#parts) this.#memory.release(words);
   }
 
-  /** Issues the storing of rows x [T, heads, dim] from `row` on. */
-  put(row: number, x: Tensor<"f32">): void {
+  /**
+   * Issues the storing of rows from `row` on.
+   *
+   * @param x - [T, heads, dim], or with `head` [T, H, dim], of which that one is stored
+   */
+  put(row: number, x: Tensor<"f32">, head?: number): void {
     const target = this.slice(row, x.shape[0], [x.shape[0]]);
-    if ("codes" in target) this.#memory.quantize?.(target, x);
-    else this.#memory.copy(target as Tensor<"f32">, x);
+    if ("codes" in target) this.#memory.quantize?.(target, x, head);
+    else this.#memory.copy(target as Tensor<"f32">, x, head);
   }
 
   /** Copies `count` rows of an array of the same kind. Issued copies must start at whole words. */

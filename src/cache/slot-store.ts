@@ -32,8 +32,11 @@ export interface SlotStore {
   /** Gives everything back. */
   dispose(): void;
   /** The slots as attention sees them. */
-  view(positions: Int32Array, segments: Int32Array): KeyValues;
+  view(slots: ViewedSlots): KeyValues;
 }
+
+/** What a view says of its slots. */
+export type ViewedSlots = Pick<KeyValues, "positions" | "segments" | "order">;
 
 /** Runs of slots that are stored in consecutive rows, at most `longest` each. */
 export function* runsOf(

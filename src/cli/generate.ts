@@ -8,7 +8,9 @@ import { type Command, Option } from "commander";
 import { createBackend, DECODER_BACKENDS, type DecoderBackendName } from "../engine/index.ts";
 import { ConfigError } from "../errors.ts";
 import { createSampler, type GenerationSummary, generate, type SamplerOptions } from "../generate/index.ts";
-import { type DecoderModel, loadModel } from "../model/index.ts";
+import { type DecoderModel, loadModel, type ModelCache, WEIGHT_CHOICES, type WeightChoice } from "../model/index.ts";
+import { ask } from "./ask.ts";
+import { addCacheOptions, type CacheSettings, cacheOptions, describeCache, forgets } from "./cache-settings.ts";
 import { interruptible } from "./interrupt.ts";
 import { collect, parseInteger, parseNumber } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
@@ -17,28 +19,30 @@ import { formatBytes } from "./parse-bytes.ts";
 /** Ctrl-C is looked at between forwards, and a forward of a large model on the CPU takes a second per token. */
 const PREFILL_CHUNK = 64;
 
-const FREQUENCY_CHANGES = ["pin", "rerotate", "reprefill"] as const;
-
 /** What the command line asks for. */
-export type GenerateSettings = SamplerOptions & {
-  readonly model: string;
-  readonly prompt?: string;
-  readonly file?: string;
-  readonly maxNewTokens?: number;
-  readonly context?: number;
-  readonly stop?: readonly string[];
-  readonly prefillChunk?: number;
-  readonly onFrequencyChange?: (typeof FREQUENCY_CHANGES)[number];
-  readonly json?: boolean;
-  readonly backend?: DecoderBackendName;
-  readonly threads?: number;
-};
+export type GenerateSettings = SamplerOptions &
+  CacheSettings & {
+    readonly model: string;
+    readonly prompt?: string;
+    readonly file?: string;
+    readonly maxNewTokens?: number;
+    readonly context?: number;
+    readonly stop?: readonly string[];
+    readonly prefillChunk?: number;
+    readonly ask?: readonly string[];
+    readonly saveCache?: string;
+    readonly loadCache?: string;
+    readonly json?: boolean;
+    readonly weights?: WeightChoice;
+    readonly backend?: DecoderBackendName;
+    readonly threads?: number;
+  };
 
 /** Adds the command to the program. */
 export function addGenerateCommand(program: Command): void {
-  program
+  const command = program
     .command("generate")
-    .description("continue a prompt and show the text as it is made")
+    .description("continue a prompt, or answer questions about it, and show the text as it is made")
     .requiredOption("-m, --model <folder>", "a Hugging Face folder: config.json, safetensors, tokenizer.json")
     .option("-p, --prompt <text>", "the text to continue; - reads it from stdin; empty when absent")
     .addOption(new Option("-f, --file <path>", "read the prompt from a file").conflicts("prompt"))
@@ -52,11 +56,13 @@ export function addGenerateCommand(program: Command): void {
     .option("--seed <n>", "repeats a sampled text", parseInteger)
     .option("--stop <text>", "end before this text; may be given several times", collect)
     .option("--prefill-chunk <n>", `prompt tokens per forward; default: ${PREFILL_CHUNK}`, parseInteger)
+    .option("--ask <question>", "read the prompt and answer a question about it; may be given several times", collect)
+    .option("--save-cache <path>", "keep the cache in a file: after the prompt with --ask, else at the end")
+    .option("--load-cache <path>", "go on from a cache that was kept; the cache options must be the same")
     .addOption(
-      new Option(
-        "--on-frequency-change <choice>",
-        "what to do with cached keys when the text outgrows the frequencies they were rotated with",
-      ).choices(FREQUENCY_CHANGES),
+      new Option("--weights <type>", "element type the matrices are loaded as")
+        .choices(WEIGHT_CHOICES)
+        .default("stored"),
     )
     .addOption(new Option("--backend <name>", "where the model runs").choices(DECODER_BACKENDS).default("wasm"))
     .option("--threads <n>", "worker threads of the wasm backend; default: one a core", parseInteger)
@@ -65,6 +71,7 @@ export function addGenerateCommand(program: Command): void {
     .action(async (settings: GenerateSettings) => {
       await generateText(settings);
     });
+  addCacheOptions(command);
 }
 
 /** Loads the model, runs it, and prints text and statistics. */
@@ -73,30 +80,49 @@ export async function generateText(settings: GenerateSettings): Promise<void> {
   const prompt = await readPrompt(settings);
   await interruptible(async (signal) => {
     using model = await load(settings, signal);
-    const { maxNewTokens, context, prefillChunk = PREFILL_CHUNK, onFrequencyChange } = settings;
-    const sampling = samplerOptions({ ...model.generation.sampling, ...settings });
-    const run = generate(model, prompt, {
-      ...sampling,
-      ...(maxNewTokens !== undefined && { maxNewTokens }),
-      ...(context !== undefined && { maxPositions: context }),
-      prefillChunk,
-      stopStrings: settings.stop ?? [],
-      cache: model.createCache(onFrequencyChange && { onFrequencyChange }),
-      signal,
-    });
-    if (settings.json) {
-      await print(`${toJson(await run.finish())}\n`);
-      return;
-    }
-    await print(run.promptText);
-    try {
-      for await (const piece of run) await print(piece.text);
-    } finally {
-      await print("\n");
-    }
-    note(describeRun(run.summary, (sampling.temperature ?? 0) > 0));
+    const made = cacheOptions(settings);
+    const { loadCache, saveCache } = settings;
+    const cache = loadCache === undefined ? model.createCache(made) : await model.loadCache(loadCache, made);
+    if (settings.ask) await ask({ model, cache, text: prompt, questions: settings.ask, settings, signal });
+    else await continuePrompt({ model, cache, prompt, settings, signal });
+    if (saveCache !== undefined && !settings.ask) await cache.save(saveCache);
+    if (forgets(settings)) note(describeCache(cache.report()));
   });
 }
+
+/** One run of the loop, shown as it goes. */
+async function continuePrompt({ model, cache, prompt, settings, signal }: Continuation): Promise<void> {
+  const { maxNewTokens, context, prefillChunk = PREFILL_CHUNK } = settings;
+  const sampling = samplerOptions({ ...model.generation.sampling, ...settings });
+  const run = generate(model, prompt, {
+    ...sampling,
+    ...(maxNewTokens !== undefined && { maxNewTokens }),
+    ...(context !== undefined && { maxPositions: context }),
+    prefillChunk,
+    stopStrings: settings.stop ?? [],
+    cache,
+    signal,
+  });
+  if (settings.json) {
+    await print(`${toJson(await run.finish())}\n`);
+    return;
+  }
+  await print(run.promptText);
+  try {
+    for await (const piece of run) await print(piece.text);
+  } finally {
+    await print("\n");
+  }
+  note(describeRun(run.summary, (sampling.temperature ?? 0) > 0));
+}
+
+type Continuation = {
+  readonly model: DecoderModel;
+  readonly cache: ModelCache;
+  readonly prompt: string;
+  readonly settings: GenerateSettings;
+  readonly signal: AbortSignal;
+};
 
 /** The statistics of a run in one line; the seed counts when tokens were sampled. */
 function describeRun(summary: GenerationSummary, sampled: boolean): string {
@@ -140,11 +166,13 @@ function samplerOptions(from: SamplerOptions): SamplerOptions {
   };
 }
 
-async function load({ model: folder, backend, threads }: GenerateSettings, signal: AbortSignal): Promise<DecoderModel> {
+async function load(settings: GenerateSettings, signal: AbortSignal): Promise<DecoderModel> {
+  const { model: folder, weights, backend, threads } = settings;
   const progress = startProgress("Loading the model");
   try {
     return await loadModel(folder, {
       backend: await createBackend({ ...(backend && { backend }), ...(threads !== undefined && { threads }) }),
+      ...(weights && { weights }),
       signal,
       onProgress: ({ loadedTensors, totalTensors }) =>
         progress.update(`Loading the model: ${loadedTensors} of ${totalTensors} tensors`),

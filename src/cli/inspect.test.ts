@@ -40,6 +40,11 @@ const REPORT: ModelReport = {
   storedBytes: 2_469_134,
   stored: [{ dtype: "BF16", count: 1_234_567, bytes: 2_469_134 }],
   loadedBytes: 4_938_268,
+  loaded: [
+    { dtype: "q8_0", count: 1_230_000, bytes: 4_900_000 },
+    { dtype: "f32", count: 4567, bytes: 38_268 },
+  ],
+  fallbackMatrices: 0,
   cacheBytesPerToken: 640,
   layerGroups: [
     GROUP,
@@ -67,7 +72,7 @@ describe("formatReport", () => {
   test("tells everything, layer groups one after the other", () => {
     expect(formatReport(REPORT)).toEqual([
       "llama: 7 layers, 1,234,567 parameters",
-      "  weights      2.35 MiB stored as BF16, 4.71 MiB loaded",
+      "  weights      2.35 MiB stored as BF16, 4.71 MiB loaded as q8_0, f32",
       "  vocabulary   49,152 tokens, tied to the output head, stop at 1, 2",
       "  width        576",
       "  context      4,096 tokens",
@@ -92,6 +97,13 @@ describe("formatReport", () => {
       "  feedforward  1,536 wide, silu",
       "  rotary       none",
     ]);
+  });
+
+  test.each([
+    [1, "  fallback     1 matrix stays as stored: its rows are not whole blocks of 32"],
+    [12, "  fallback     12 matrices stay as stored: their rows are not whole blocks of 32"],
+  ])("%d matrices that cannot have the type asked for", (fallbackMatrices, line) => {
+    expect(formatReport({ ...REPORT, fallbackMatrices })[2]).toBe(line);
   });
 
   test.each([

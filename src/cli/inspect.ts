@@ -2,11 +2,22 @@
  * phasor inspect: a model in words and numbers.
  */
 
-import type { Command } from "commander";
-import { inspectModel, type LayerGroup, type ModelReport, type RotaryReport } from "../model/index.ts";
+import { type Command, Option } from "commander";
+import {
+  inspectModel,
+  type LayerGroup,
+  type ModelReport,
+  type RotaryReport,
+  type StoredParameters,
+  WEIGHT_CHOICES,
+  type WeightChoice,
+} from "../model/index.ts";
 import { parseByteOption } from "./options.ts";
 import { print } from "./output.ts";
 import { formatBytes } from "./parse-bytes.ts";
+
+/** What the command line asks for. */
+type InspectSettings = { readonly weights: WeightChoice; readonly memory?: number; readonly json?: boolean };
 
 /** Adds the command to the program. */
 export function addInspectCommand(program: Command): void {
@@ -14,10 +25,15 @@ export function addInspectCommand(program: Command): void {
     .command("inspect")
     .description("explain a model: architecture, parameters, rotary positions, cache")
     .argument("<folder>", "a Hugging Face folder")
+    .addOption(
+      new Option("--weights <type>", "element type the matrices would be loaded as")
+        .choices(WEIGHT_CHOICES)
+        .default("stored"),
+    )
     .option("--memory <bytes>", "tell how many tokens fit, for example 2GiB", parseByteOption)
     .option("--json", "print one JSON object")
-    .action(async (folder: string, { memory, json }: { memory?: number; json?: boolean }) => {
-      const report = await inspectModel(folder);
+    .action(async (folder: string, { weights, memory, json }: InspectSettings) => {
+      const report = await inspectModel(folder, { weights });
       if (json) {
         const fit = memory !== undefined && { memory: { bytes: memory, tokens: tokensThatFit(report, memory) } };
         await print(`${JSON.stringify({ ...report, ...fit }, null, 2)}\n`);
@@ -39,14 +55,18 @@ export function tokensThatFit(report: ModelReport, memory: number): number {
 
 /** The report as lines of text. */
 export function formatReport(report: ModelReport, memory?: number): string[] {
-  const { modelType, layers, parameters, storedBytes, stored, loadedBytes, maxPositions } = report;
-  const dtypes = stored.map(({ dtype }) => dtype).join(", ");
+  const { modelType, layers, parameters, storedBytes, stored, loadedBytes, loaded, maxPositions } = report;
+  const names = (types: readonly StoredParameters[]): string => types.map(({ dtype }) => dtype).join(", ");
   const head = report.tiedEmbeddings ? "tied to the output head" : "separate output head";
   const stops = report.stopTokenIds.length > 0 ? `, stop at ${report.stopTokenIds.join(", ")}` : "";
   const perToken = report.cacheBytesPerToken;
   const lines = [
     `${modelType}: ${count(layers, "layer")}, ${group(parameters)} parameters`,
-    row("weights", `${formatBytes(storedBytes)} stored as ${dtypes}, ${formatBytes(loadedBytes)} loaded`),
+    row(
+      "weights",
+      `${formatBytes(storedBytes)} stored as ${names(stored)}, ${formatBytes(loadedBytes)} loaded as ${names(loaded)}`,
+    ),
+    ...formatFallback(report.fallbackMatrices),
     row("vocabulary", `${group(report.vocabSize)} tokens, ${head}${stops}`),
     row("width", `${group(report.hiddenSize)}`),
     row("context", `${group(maxPositions)} tokens`),
@@ -55,6 +75,12 @@ export function formatReport(report: ModelReport, memory?: number): string[] {
   if (memory !== undefined) lines.push(row("memory", describeFit(report, memory)));
   for (const layerGroup of report.layerGroups) lines.push("", ...formatGroup(layerGroup));
   return lines;
+}
+
+function formatFallback(matrices: number): string[] {
+  if (matrices === 0) return [];
+  const which = matrices === 1 ? "1 matrix stays as stored: its" : `${group(matrices)} matrices stay as stored: their`;
+  return [row("fallback", `${which} rows are not whole blocks of 32`)];
 }
 
 function describeFit(report: ModelReport, memory: number): string {

@@ -5,11 +5,13 @@
 
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
+import { addEvalCommand } from "./eval.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addInspectCommand } from "./inspect.ts";
 import { INTERRUPTED } from "./interrupt.ts";
 import { endWithOutput, note, reportError } from "./output.ts";
 import { addStartCommand } from "./start.ts";
+import { addTrainCommand } from "./train.ts";
 
 const USAGE_ERROR = 2;
 
@@ -21,8 +23,10 @@ async function main(): Promise<void> {
     .version(manifest.version)
     .exitOverride();
   addGenerateCommand(program);
+  addEvalCommand(program);
   addInspectCommand(program);
   addStartCommand(program);
+  addTrainCommand(program);
 
   try {
     await program.parseAsync();

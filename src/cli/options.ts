@@ -3,6 +3,7 @@
  */
 
 import { InvalidArgumentError } from "commander";
+import { parsePolicy } from "../compress/index.ts";
 import { parseBytes } from "./parse-bytes.ts";
 
 /** A number in decimal notation. */
@@ -26,6 +27,41 @@ export function parseByteOption(text: string): number {
   } catch {
     throw new InvalidArgumentError("It must be a byte count such as 64MiB, 2GB or 1.5GiB.");
   }
+}
+
+/** Whole numbers with commas between them. */
+export function parseIntegers(text: string): number[] {
+  return text.split(",").map(parseInteger);
+}
+
+/** Words with commas between them, each one of the choices. */
+export function parseWords<T extends string>(choices: readonly T[]): (text: string) => T[] {
+  return (text) =>
+    text.split(",").map((word) => {
+      const found = choices.find((choice) => choice === word.trim());
+      if (found === undefined) throw new InvalidArgumentError(`It must be made of ${choices.join(", ")}.`);
+      return found;
+    });
+}
+
+/** Policies with commas between them; commas in parentheses belong to a policy. */
+export function parsePolicies(text: string): string[] {
+  const policies = [""];
+  let depth = 0;
+  for (const character of text) {
+    if (character === "(") depth++;
+    if (character === ")") depth--;
+    if (character === "," && depth === 0) policies.push("");
+    else policies[policies.length - 1] += character;
+  }
+  for (const policy of policies) {
+    try {
+      parsePolicy(policy);
+    } catch (error) {
+      throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
+    }
+  }
+  return policies.map((policy) => policy.trim());
 }
 
 /** Adds one value of an option that may be given several times. */

@@ -1,22 +1,207 @@
 /**
- * phasor start: what `npm start` runs.
+ * phasor start: what `npm start` runs. A text several times too long for the cache it gets is read, questions are asked
+ * about it, and ways to forget are shown side by side.
  */
 
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { generateText } from "./generate.ts";
-import { print } from "./output.ts";
+import { parsePolicy } from "../compress/index.ts";
+import { createBackend } from "../engine/index.ts";
+import { ConfigError } from "../errors.ts";
+import { isExactAnswer, measureRetrieval, type RetrievalDocument, type RetrievalResult } from "../evaluate/index.ts";
+import { type CacheReport, type DecoderModel, loadModel, type ModelCacheOptions } from "../model/index.ts";
+import { questionPrompt } from "./ask.ts";
+import { interruptible } from "./interrupt.ts";
+import { collect, parseInteger } from "./options.ts";
+import { print, startProgress } from "./output.ts";
+import { formatBytes } from "./parse-bytes.ts";
+
+/** The model and the text that ship with the package. */
+const MINI = fileURLToPath(new URL("../../models/phasor-mini", import.meta.url));
+const TEXT = fileURLToPath(new URL("../../models/phasor-mini/text.json", import.meta.url));
+
+type StartSettings = {
+  readonly model: string;
+  readonly file?: string;
+  readonly ask?: readonly string[];
+  readonly budget: number;
+  readonly threads?: number;
+  readonly json?: boolean;
+};
+
+/** A way to keep a cache. */
+type Way = {
+  readonly name: string;
+  readonly questionAware: boolean;
+  readonly options: (budget: number) => ModelCacheOptions;
+};
+
+const small = (policy: string, rerotate: boolean) => (budget: number) => {
+  return { policy: parsePolicy(policy), budget, rerotate };
+};
+
+const WAYS: readonly Way[] = [
+  { name: "everything kept", questionAware: false, options: () => ({}) },
+  { name: "Finch, re-rotated", questionAware: true, options: small("finch", true) },
+  { name: "Finch, not re-rotated", questionAware: true, options: small("finch", false) },
+  { name: "KeyDiff, re-rotated", questionAware: false, options: small("keydiff", true) },
+  { name: "oldest dropped", questionAware: false, options: small("streamingllm", true) },
+];
+
+/** A way, tried. */
+type Trial = { readonly way: Way; readonly result: RetrievalResult };
 
 /** Adds the command to the program. */
 export function addStartCommand(program: Command): void {
   program
     .command("start")
-    .description("show what Phasor does: a short text from a model")
-    .option("-m, --model <folder>", "a Hugging Face folder")
-    .action(async ({ model }: { model?: string }) => {
-      if (model !== undefined) return generateText({ model, prompt: "Once upon a time", maxNewTokens: 200 });
-      await print(
-        "Phasor needs a model: npm start -- --model test/fixtures/stories260K runs the tiny real one of the tests.\n" +
-          "Any Hugging Face folder of the Llama family does as well; npx phasor --help lists the commands.\n",
-      );
+    .description("read a long text into a small cache, ask about it, and show what was forgotten")
+    .option("-m, --model <folder>", "a Hugging Face folder", MINI)
+    .option("-f, --file <path>", "another text; give questions with --ask")
+    .option("--ask <question>", "a question about the text; may be given several times", collect)
+    .option("--budget <n>", "tokens that a small cache keeps per head", parseInteger, 512)
+    .option("--threads <n>", "worker threads; default: one a core", parseInteger)
+    .option("--json", "print one JSON object")
+    .addHelpText(
+      "after",
+      "\nOther commands: phasor generate, eval, train, inspect; each has --help. Run them with npx phasor.",
+    )
+    .action(start);
+}
+
+async function start(settings: StartSettings): Promise<void> {
+  const document = await readDocument(settings);
+  await interruptible(async (signal) => {
+    const { budget, threads } = settings;
+    using model = await loadModel(settings.model, {
+      backend: await createBackend(threads === undefined ? {} : { threads }),
+      signal,
     });
+    const length = model.tokenizer?.encode(document.text).length ?? 0;
+    const progress = startProgress("Reading");
+    const trials: Trial[] = [];
+    let forgotten: CacheReport;
+    try {
+      for (const way of WAYS) {
+        let answered = 0;
+        const tell = (): void => progress.update(`${way.name}: ${answered} of ${document.questions.length} answers`);
+        tell();
+        const result = await measureRetrieval(model, [document], {
+          createCache: () => model.createCache(way.options(budget)),
+          questionAware: way.questionAware,
+          signal,
+          onAnswer: () => {
+            answered++;
+            tell();
+          },
+        });
+        trials.push({ way, result });
+      }
+      forgotten = await whatWasForgotten(model, document, budget, signal);
+    } finally {
+      progress.end();
+    }
+    if (settings.json) await print(`${JSON.stringify({ length, budget, trials, forgotten }, null, 1)}\n`);
+    else await print(describe(document, length, budget, trials, forgotten, model));
+  });
+}
+
+/** The report of a cache that was filled with the first question known. */
+async function whatWasForgotten(
+  model: DecoderModel,
+  { text, questions }: RetrievalDocument,
+  budget: number,
+  signal: AbortSignal,
+): Promise<CacheReport> {
+  const cache = model.createCache(WAYS[1].options(budget));
+  await model.prefill(cache, text, { question: questions[0].prompt, signal });
+  const report = cache.report();
+  cache.dispose();
+  return report;
+}
+
+function describe(
+  { questions }: RetrievalDocument,
+  length: number,
+  budget: number,
+  trials: readonly Trial[],
+  forgotten: CacheReport,
+  model: DecoderModel,
+): string {
+  const known = questions.some(({ answer }) => answer !== "");
+  const times = (length / budget).toFixed(1);
+  const head = ["", "question", ...(known ? ["answers"] : []), "cache, most", "tokens/s"];
+  const rows = trials.map(({ way, result }) => {
+    const correct = result.answers.filter((one) => one.correct).length;
+    return [
+      way.name,
+      way.options(budget).budget === undefined ? "" : way.questionAware ? "known" : "hidden",
+      ...(known ? [`${correct} of ${questions.length}`] : []),
+      formatBytes(result.peakBytes),
+      result.tokensPerSecond.toFixed(0),
+    ];
+  });
+  const lines = [
+    `A text of ${length} tokens, a cache of ${budget}: ${times} times too small. The model was trained on texts of up to ` +
+      `${model.maxPositions} tokens.`,
+    "",
+    ...table([head, ...rows]),
+    "",
+    ...questions.flatMap(({ prompt, answer, depth }, n) => [
+      `${prompt.replace(/^Question: /, "").replace(/\nAnswer:$/, "")}${known ? `  (${answer}; told at ${percent(depth)})` : ""}`,
+      ...trials.map(({ way, result }) => {
+        const { given } = result.answers[n];
+        const mark = known ? (isExactAnswer(given, answer) ? "✓ " : "✗ ") : "";
+        return `    ${way.name.padEnd(24)}${mark}${given}`;
+      }),
+    ]),
+    "",
+    `Forgotten by ${WAYS[1].name} when it knew the first question: ${forgottenShare(forgotten)} of the text, for example`,
+    ...samples(forgotten).map((text) => `    … ${text} …`),
+    "",
+  ];
+  return lines.join("\n");
+}
+
+/** The share of tokens that no head holds. */
+function forgottenShare({ forgotten, tokensSeen }: CacheReport): string {
+  return percent(forgotten.reduce((sum, { range: [from, to] }) => sum + to - from, 0) / tokensSeen);
+}
+
+/** The longest runs of text that are gone, in the order of the text. */
+function samples({ forgotten }: CacheReport): string[] {
+  const longest = [...forgotten].sort((a, b) => b.range[1] - b.range[0] - (a.range[1] - a.range[0])).slice(0, 3);
+  return longest
+    .sort((a, b) => a.range[0] - b.range[0])
+    .map(({ text = "" }) => text.replaceAll(/\s+/g, " ").trim().slice(0, 90));
+}
+
+/** Columns as wide as their widest cell, the first aligned to the left. */
+function table(rows: readonly (readonly string[])[]): string[] {
+  const widths = rows[0].map((_, n) => Math.max(...rows.map((cells) => cells[n].length)));
+  return rows.map((cells) =>
+    cells.map((cell, n) => (n === 0 ? cell.padEnd(widths[n]) : cell.padStart(widths[n]))).join("   "),
+  );
+}
+
+function percent(share: number): string {
+  return `${Math.round(100 * share)} %`;
+}
+
+/** The text that ships, or the caller's with the caller's questions. */
+async function readDocument({ file, ask = [] }: StartSettings): Promise<RetrievalDocument> {
+  const own = ask.map((question) => ({ prompt: questionPrompt(question), answer: "", depth: 0 }));
+  if (file === undefined) {
+    const shipped = JSON.parse(await readFile(TEXT, "utf8")) as RetrievalDocument;
+    return own.length > 0 ? { ...shipped, questions: own } : shipped;
+  }
+  if (own.length === 0)
+    throw new ConfigError("start", "questions about the text", { file }, "Give --ask once or more.");
+  try {
+    return { text: await readFile(file, "utf8"), questions: own };
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new ConfigError("start", "the text file must be readable", { file, error: code });
+  }
 }

@@ -1,5 +1,7 @@
-/** What a layer's rows become under a plan: the definition that caches must agree with. */
+/** What a layer's rows become under a plan: in a cache, and as the definition that caches must agree with. */
 
+import type { KeyValues } from "../attention/index.ts";
+import { clearKeyChannels, type PositionedCache, replaceValues } from "../cache/index.ts";
 import { rerotationTable, rotateInto } from "../rope/index.ts";
 import { gatherRows, type HeadRows, type Observation } from "./observation.ts";
 import type { LayerPlan } from "./policy.ts";
@@ -13,6 +15,36 @@ export type CompressedLayer = {
   /** i32 [Hk][n]. */
   readonly positions: readonly Int32Array[];
 };
+
+/**
+ * Carries a plan out on one layer of a cache: lets go of rows, moves keys, puts merged values in place and clears
+ * dropped channels (which frees no memory: rows keep their width). A head that would keep nothing keeps its first row,
+ * because attention over no rows has no answer.
+ *
+ * @param cache - between two steps of its model
+ * @param plan - what a policy decided for this layer
+ * @returns i32 [Hk][n] the slots that stayed
+ * @throws ConfigError when a slot is out of range, or keys shall move whose rotation is not known
+ */
+export function applyPlanToCache<View extends KeyValues>(
+  cache: PositionedCache<View>,
+  layer: number,
+  plan: LayerPlan,
+): readonly Int32Array[] {
+  const kept = plan.kept.map((slots) => (slots.length > 0 ? slots : Int32Array.of(0)));
+  const wasEmpty = (head: number): boolean => plan.kept[head].length === 0;
+  cache.compact(layer, kept);
+  if (plan.positions) {
+    const positions = plan.positions.map((to, head) => (wasEmpty(head) ? Int32Array.of(0) : to));
+    cache.moveTo(layer, cache.isRagged(layer) ? { perHead: positions } : positions[0]);
+  }
+  if (plan.values) {
+    const values = plan.values.map((rows, head) => (wasEmpty(head) ? undefined : rows));
+    replaceValues(cache, layer, values);
+  }
+  if (plan.droppedChannels) clearKeyChannels(cache, layer, plan.droppedChannels);
+  return kept;
+}
 
 /**
  * Gathers the rows that stay, turns keys that move (the attention factor in them stays as it is), puts merged values

@@ -33,6 +33,7 @@ export function chunkKV(policy: Policy, { chunkTokens = 20 }: ChunkKVOptions = {
   const inner = requireScores("chunkKV", policy);
   return {
     ...unscored(inner),
+    evenHeads: true,
     name: `chunkKV(${inner.name})`,
     scope: "layer",
     ragged: false,

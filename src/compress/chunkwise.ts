@@ -48,6 +48,7 @@ export function chunkwise(policy: Policy, { chunkTokens = 1024 }: ChunkwiseOptio
   };
   return {
     ...unscored(inner),
+    evenHeads: true,
     name: `chunkwise(${inner.name})`,
     needs,
     moments: ["prefill"],

@@ -36,6 +36,7 @@ export function compactor(options: CompactorOptions = {}): ScorePolicy {
   checkLeverage("compactor", options);
   return scorePolicy({
     name: "compactor",
+    evenHeads: true,
     needs: { queries: Infinity, unrotatedKeys: true },
     moments: ["prefill"],
     protects: () => ({ first: sinks, last: recent }),

@@ -2,7 +2,7 @@
 
 export { type AdaptiveHeadsOptions, adaptiveHeads } from "./adaptive-heads.ts";
 export { type Amount, keptCount } from "./amount.ts";
-export { applyPlan, type CompressedLayer } from "./apply-plan.ts";
+export { applyPlan, applyPlanToCache, type CompressedLayer } from "./apply-plan.ts";
 export { type BlockwiseOptions, blockwise } from "./blockwise.ts";
 export { type CapKVOptions, capKV } from "./cap-kv.ts";
 export { type ChunkKVOptions, chunkKV } from "./chunk-kv.ts";
@@ -44,6 +44,7 @@ export {
   tokenMajorRows,
 } from "./observation.ts";
 export { observedAttention } from "./observed-attention.ts";
+export { POLICY_NAMES, parsePolicy } from "./parse-policy.ts";
 export { perLayer } from "./per-layer.ts";
 export {
   type Effect,

@@ -40,6 +40,7 @@ export function kvCompose(options: KVComposeOptions = {}): ScorePolicy {
   checkWhole("kvCompose", { leastTokens }, 0);
   const base = scorePolicy({
     name: "kvCompose",
+    evenHeads: true,
     needs: { repeats: "whole" },
     moments: ["prefill"],
     score: (observation) => composeScores(observation, valueNorm, addHeadMean),

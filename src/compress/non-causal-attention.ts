@@ -28,6 +28,7 @@ export function nonCausalAttention({ chunkTokens = 256 }: NonCausalOptions = {})
   checkWhole("nonCausalAttention", { chunkTokens }, 1);
   return scorePolicy({
     name: "nonCausalAttention",
+    evenHeads: true,
     needs: { queries: Infinity },
     moments: ["prefill"],
     score: (observation) => nonCausalScores("nonCausalAttention", observation, chunkTokens),

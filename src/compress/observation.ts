@@ -66,12 +66,19 @@ export type Observation = {
   readonly nextPosition: number;
   /** Softmax scale. */
   readonly scale: number;
+  /** Where queries see a sliding window only: the keys it shows a query, its own included. */
+  readonly slidingWindow?: number;
   /** The layer's rotation; null for a layer without. */
   readonly rotary: RotaryLayer | null;
   /** Length in tokens the rotary frequencies are resolved for; needed where the schedule depends on it. */
   readonly scheduleLength?: number;
   /** Rotated queries. */
   readonly queries?: Queries;
+  /**
+   * [H][W, T] scaled logits of `queries` on all keys, where whoever observes had a faster way to compute them; they say
+   * nothing about what a query may see.
+   */
+  readonly queryLogits?: readonly Float32Array[];
   /** Queries before rotation (after a query norm). */
   readonly unrotatedQueries?: Queries;
   /** [Hk][T, D] keys before rotation (after a key norm). */
@@ -166,6 +173,7 @@ export function sliceObservation(where: string, observation: Observation, start:
   const { layer, layers, heads, nextPosition, scale, rotary, scheduleLength, outputProjection } = observation;
   return {
     ...{ layer, layers, heads, nextPosition, scale, rotary },
+    ...windowOf(observation),
     ...{ keys: cut(keys), values: cut(values), positions: own },
     ...(scheduleLength === undefined ? {} : { scheduleLength }),
     ...(outputProjection === undefined ? {} : { outputProjection }),
@@ -180,10 +188,15 @@ export function gatherObservation(observation: Observation, slots: readonly Arra
   const { layer, layers, heads, nextPosition, scale, rotary, keys, values, positions } = observation;
   return {
     ...{ layer, layers, heads, nextPosition, scale, rotary },
+    ...windowOf(observation),
     keys: gatherRows(keys, slots),
     values: gatherRows(values, slots),
     positions: slots.map((chosen, head) => Int32Array.from(chosen, (slot) => positions[head][slot])),
   };
+}
+
+function windowOf({ slidingWindow }: Observation): Pick<Observation, "slidingWindow"> {
+  return slidingWindow === undefined ? {} : { slidingWindow };
 }
 
 /** Chosen rows of every head, copied one head after the other. */

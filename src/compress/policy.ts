@@ -60,6 +60,10 @@ export type Policy = {
   readonly amount: "given" | "own";
   /** Whether heads of a layer may keep different numbers of tokens. */
   readonly ragged: boolean;
+  /** Whether layers planned alone may keep different numbers of tokens under one amount; absent: they may not. */
+  readonly uneven?: boolean;
+  /** Whether it compares tokens across the heads of a layer, which must then hold equally many; absent: it does not. */
+  readonly evenHeads?: boolean;
   readonly effects: readonly Effect[];
   /**
    * Plans the layers shown.
@@ -94,6 +98,7 @@ export type ScoreDefinition = {
   readonly protects?: ScorePolicy["protects"];
   readonly counts?: ScorePolicy["counts"];
   readonly comparable?: boolean;
+  readonly evenHeads?: boolean;
 };
 
 const NO_ENDS: ProtectedEnds = { first: 0, last: 0 };
@@ -117,7 +122,9 @@ export function scorePolicy(definition: ScoreDefinition): ScorePolicy {
     return layers.map((observation) => planLayer(observation, given));
   };
   const kind = { scope: "layer", amount: "given", ragged: false, effects: ["evicts"] } as const;
-  return { name, needs, moments, ...kind, plan, score, protects, counts, comparable };
+  const uneven = definition.counts !== undefined;
+  const flags = { ...(uneven && { uneven }), ...(definition.evenHeads && { evenHeads: true }) };
+  return { name, needs, moments, ...kind, ...flags, plan, score, protects, counts, comparable };
 }
 
 /** [Hk] the amount applied to every head alike. */

@@ -28,6 +28,7 @@ export function pyramidKV({ window = 64, kernel = 5, beta = 20 }: PyramidKVOptio
   checkRange("pyramidKV", { beta }, 1, Infinity);
   return scorePolicy({
     name: "pyramidKV",
+    evenHeads: true,
     needs: { queries: window },
     moments: ["prefill"],
     protects: () => ({ first: 0, last: window }),
@@ -44,13 +45,15 @@ function layerCount(observation: Observation, amount: Amount, window: number, be
   // A budget is a promise, so its fractions are cut off; a ratio rounds as the published code does.
   const whole = (tokens: number): number =>
     Math.max(1, Math.min(n, amount.budget === undefined ? roundHalfToEven(tokens) : Math.floor(tokens)));
-  const average = keptFraction(amount, n);
+  const average = amount.budget ?? keptFraction(amount, n);
   let least = average / beta;
   let most = 2 * average - least;
-  if (most >= n - window) {
+  // Layers of a cache that was compressed before differ in n, so a budget's line must not depend on it.
+  const clamps = amount.budget === undefined;
+  if (clamps && most >= n - window) {
     most = n - window;
     least = 2 * average - most;
   }
-  const fits = n >= most && most >= least && least >= window;
+  const fits = (!clamps || n >= most) && most >= least && least >= window;
   return whole(fits && layers > 1 ? most - (layer * (most - least)) / (layers - 1) : average);
 }

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
 import { randomLayers, rowsFrom } from "../../test/support/observation.ts";
-import { F64_COMPUTED } from "../../test/support/tolerances.ts";
+import { F32_COMPUTED } from "../../test/support/tolerances.ts";
 import type { HeadRows, Observation, Queries } from "./observation.ts";
 import { lastQueries, visitAttention } from "./query-attention.ts";
 
@@ -29,7 +29,7 @@ it.each([1, 3, 4, 7, 11])("every row of %i queries is softmax attention on the k
   const seen: string[] = [];
   visitAttention(layer, queries, (head, i, row) => {
     seen.push(`${head}:${i}`);
-    expectClose(row, plain(layer, queries, head, i), F64_COMPUTED);
+    expectClose(row, plain(layer, queries, head, i), F32_COMPUTED);
   });
   expect(new Set(seen).size).toBe(6 * count);
 });
@@ -51,6 +51,36 @@ it("positions decide what is visible, not slots; heads may be ragged; a query be
   };
   visitAttention(layer, queries, (_head, _query, row) => rows.push([...row]));
   expect(rows).toEqual([[0.5, 0.5, 0], [0.5, 0.5, 0], [0], [1]]);
+});
+
+it("a sliding window hides what lies before it", () => {
+  const [layer] = randomLayers(11, 1);
+  const queries = lastQueries(layer.queries as Queries, 3);
+  visitAttention({ ...layer, slidingWindow: 4 }, queries, (_head, i, row) => {
+    const seen = Array.from(row.keys()).filter((t) => row[t] > 0);
+    expect(seen).toEqual([0, 1, 2, 3].map((n) => queries.positions[i] - 3 + n));
+    expect(row.reduce((sum, p) => sum + p, 0)).toBeCloseTo(1, 9);
+  });
+});
+
+it("logits that come with the observation are taken for its own last queries, and only for those", () => {
+  const [layer] = randomLayers(11, 1);
+  const all = layer.queries as Queries;
+  const T = 11;
+  const queryLogits = Array.from({ length: 6 }, () => new Float32Array(all.positions.length * T));
+  const given = { ...layer, queryLogits };
+  visitAttention(given, lastQueries(all, 2), (_head, i, row) => {
+    const visible = all.positions.at(i - 2) as number;
+    expectClose(
+      row,
+      Float64Array.from({ length: T }, (_, t) => (t <= visible ? 1 / (visible + 1) : 0)),
+      F32_COMPUTED,
+    );
+  });
+  const others: Queries = { ...all, rows: { ...all.rows, data: all.rows.data.slice() } };
+  visitAttention(given, others, (head, i, row) => {
+    expectClose(row, plain(layer, others, head, i), F32_COMPUTED);
+  });
 });
 
 it("the last queries are all of them when fewer are there", () => {

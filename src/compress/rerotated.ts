@@ -39,6 +39,8 @@ export function rerotated(policy: Policy): Policy {
 }
 
 /** The properties of a policy that its wrappers take over. */
-export function unscored({ name, needs, moments, scope, amount, ragged, effects, plan }: Policy): Policy {
-  return { name, needs, moments, scope, amount, ragged, effects, plan };
+export function unscored(policy: Policy): Policy {
+  const { name, needs, moments, scope, amount, ragged, uneven, evenHeads, effects, plan } = policy;
+  const flags = { ...(uneven && { uneven }), ...(evenHeads && { evenHeads }) };
+  return { name, needs, moments, scope, amount, ragged, ...flags, effects, plan };
 }

@@ -8,7 +8,7 @@ import { checkKernel, checkWhole } from "./check-options.ts";
 import { groupMean } from "./group-mean.ts";
 import { groupOf, type Observation, observed } from "./observation.ts";
 import { type HeadScores, type ScorePolicy, scorePolicy } from "./policy.ts";
-import { lastQueries, visitAttention } from "./query-attention.ts";
+import { attentionSums, lastQueries } from "./query-attention.ts";
 import { averagePool, largest } from "./vectors.ts";
 
 /** Options of {@link snapKV}. */
@@ -59,18 +59,12 @@ export function windowAttention(
   window: number,
   weightOf: (slot: number) => number,
 ): Float64Array[] {
-  const { keys, heads } = observation;
+  const { keys } = observation;
   const group = groupOf(observation);
   const queries = lastQueries(observed(where, observation, "queries"), window);
   const count = queries.positions.length;
-  const before = (head: number): number => Math.max(0, keys.lengths[Math.floor(head / group)] - window);
-  const means = Array.from({ length: heads }, (_, head) => new Float64Array(before(head)));
-  visitAttention(observation, queries, (head, i, row) => {
-    const mean = means[head];
-    const weight = weightOf(row.length - count + i) / count;
-    for (let t = 0; t < mean.length; t++) mean[t] += weight * row[t];
-  });
-  return means;
+  const sums = attentionSums(observation, queries, (i, T) => weightOf(T - count + i) / count);
+  return sums.map((row, head) => row.subarray(0, Math.max(0, keys.lengths[Math.floor(head / group)] - window)));
 }
 
 /** Appends the window at the layer's largest score + 1; heads no longer than the window score by recency. */

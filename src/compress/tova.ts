@@ -13,6 +13,7 @@ import { windowAttention, withWindow } from "./snap-kv.ts";
 export function tova(): ScorePolicy {
   return scorePolicy({
     name: "tova",
+    evenHeads: true,
     needs: { queries: 1 },
     protects: () => ({ first: 0, last: 1 }),
     score: (observation) => {

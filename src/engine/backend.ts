@@ -6,10 +6,11 @@
  * caller's responsibility: the decoder checks them when it loads, not at every step.
  */
 
-import type { KvView } from "../attention/index.ts";
+import type { KeyValues, QuantizedKv } from "../attention/index.ts";
 import type { Mask } from "../mask/index.ts";
 import type { Pairing } from "../rope/index.ts";
 import type { Tensor } from "../tensor.ts";
+import type { MatrixSource, WeightMatrix, WeightType } from "./weight-matrix.ts";
 
 /** Cosines and sines of the tokens of one step, for one rotation. */
 export type RotationTable = {
@@ -22,12 +23,18 @@ export type RotationTable = {
   readonly pairing: Pairing;
 };
 
+/**
+ * Keys and values of one sequence (B = 1) in any layout and element type; or, where heads hold rows of their own, one
+ * view per key-value head, each with Hk = 1.
+ */
+export type AttendedKv = KeyValues | readonly KeyValues[];
+
 /** One layer's attention over cached keys and values. */
-export type AttendCall = {
+export type AttendCall<Kv extends AttendedKv = AttendedKv> = {
   /** f32 [Tq, H, D], rotated. */
   readonly q: Tensor<"f32">;
   /** Keys and values with positions and segments. */
-  readonly kv: KvView;
+  readonly kv: Kv;
   /** i32 [Tq]. */
   readonly queryPositions: Int32Array;
   /** i32 [Tq]; −1 is padding. */
@@ -41,9 +48,6 @@ export type AttendCall = {
 /** Elementwise function of a gated feed-forward block. */
 export type Activation = "silu";
 
-/** A weight matrix in the backend's memory, in the element type it is kept in. */
-export type WeightMatrix = Tensor<"f32" | "f16" | "bf16">;
-
 /** Where a decoder computes. */
 export interface Backend {
   /** Its name, as options and messages use it. */
@@ -52,10 +56,13 @@ export interface Backend {
   readonly pending: boolean;
   /** A zeroed activation in the backend's memory. */
   allocate(shape: readonly number[]): Tensor<"f32">;
-  /** Gives an activation back once everything issued so far has taken effect. */
-  release(t: Tensor): void;
-  /** Takes a matrix [N, K] (f32, f16, bf16, f64) into the backend's memory. */
-  matrix(source: Tensor): WeightMatrix;
+  /** Gives an activation or a matrix back once everything issued so far has taken effect. */
+  release(t: Tensor | WeightMatrix): void;
+  /**
+   * Takes a matrix [N, K] (f32, f16, bf16, f64, quantised) into the backend's memory, with the values it has as `type`;
+   * without a type, as it is. `name` is what messages call it. Weights that the type cannot hold are a FormatError.
+   */
+  matrix(source: MatrixSource, type?: WeightType, name?: string): WeightMatrix;
   /** Takes a vector of weights (f32, f16, bf16, f64) into the backend's memory, as f32. */
   vector(source: Tensor): Tensor<"f32">;
   /** out [T, C] = rows of table [V, C] by token id. */
@@ -74,10 +81,21 @@ export interface Backend {
   gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void;
   /** out = a + b, all of one shape; out may be a or b. */
   add(out: Tensor<"f32">, a: Tensor<"f32">, b: Tensor<"f32">): void;
-  /** out = x, of the same size. */
-  copy(out: Tensor<"f32">, x: Tensor<"f32">): void;
+  /** out = x, of the same size; with `head` that head of x [T, H, W]. */
+  copy(out: Tensor<"f32">, x: Tensor<"f32">, head?: number): void;
+  /**
+   * out, in the backend's memory = codes and scales of x [..., H, W] in 8 or 4 bits, a scale for each head; with `head`
+   * of that head of x [T, H, W].
+   */
+  quantize(out: QuantizedKv, x: Tensor<"f32">, head?: number): void;
   /** Resolves when everything issued so far has taken effect. */
   flush(): Promise<void>;
   /** Ends threads and gives memory back; nothing of the backend may be used afterwards. */
   dispose(): void;
 }
+
+/**
+ * The part of a backend that keeps tensors: what caches need of it (`KvMemory`), and `flush`. Operations take effect in
+ * order with everything else the backend does.
+ */
+export type EngineMemory = Pick<Backend, "pending" | "allocate" | "release" | "copy" | "quantize" | "flush">;

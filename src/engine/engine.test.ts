@@ -2,7 +2,7 @@ import { describe, expect, it, vi } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
 import { F32_STORED } from "../../test/support/tolerances.ts";
 import { values } from "../../test/support/values.ts";
-import { referenceAttention, scoreModifier } from "../attention/index.ts";
+import { referenceAttention, referenceAttentionGradients, scoreModifier } from "../attention/index.ts";
 import { causal, sameSegment, table } from "../mask/index.ts";
 import { type Tensor, tensor } from "../tensor.ts";
 import { type BackendName, createEngine } from "./engine.ts";
@@ -171,6 +171,35 @@ describe("the WASM engine", () => {
     expect(await rejectionOf(engine.attention(request, { kernel: "dense" }))).toBe(
       'CapabilityError: planAttention: kernel dense must support what the request needs; got backend="wasm", ' +
         'lacking="the kernel". Kernel "decode" can do it.',
+    );
+  });
+});
+
+describe("gradients of attention", () => {
+  const dOut = values([5, 4, 7], 4);
+
+  it("are f64 by the formula from the reference engine", async () => {
+    const engine = await createEngine({ backend: "reference" });
+    expect(await engine.attentionGradients(request, dOut)).toEqual(referenceAttentionGradients(request, dOut));
+  });
+
+  it("are the same in f32 from the WASM engine, for any number of workers", async () => {
+    const wanted = referenceAttentionGradients(request, dOut);
+    for (const workers of [1, 4]) {
+      using engine = await createEngine({ backend: "wasm", threads: 0, workers });
+      const got = await engine.attentionGradients(request, dOut);
+      for (const name of ["dq", "dk", "dv"] as const) {
+        expect([got[name].dtype, got[name].shape]).toEqual(["f32", wanted[name].shape]);
+        expectClose(got[name].data, wanted[name].data, 1e-5);
+      }
+    }
+  });
+
+  it("are refused after the engine was disposed of", async () => {
+    const engine = await createEngine({ backend: "wasm", threads: 0 });
+    engine.dispose();
+    expect(await rejectionOf(engine.attentionGradients(request, dOut))).toBe(
+      "DeviceError: attentionGradients: the engine must not be disposed of. Make another one with createEngine.",
     );
   });
 });

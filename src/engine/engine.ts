@@ -3,6 +3,7 @@
  */
 
 import {
+  type AttentionGradients,
   type AttentionPlan,
   type AttentionRequest,
   type Capabilities,
@@ -13,11 +14,14 @@ import {
   REFERENCE_CAPABILITIES,
   type ReferenceOutput,
   referenceAttention,
+  referenceAttentionGradients,
   runPlan,
   selectKeys,
 } from "../attention/index.ts";
 import { CapabilityError, ConfigError, DeviceError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
+import type { EngineMemory } from "./backend.ts";
+import { createReferenceBackend } from "./reference/backend.ts";
 import { createWasmRuntime } from "./wasm/backend.ts";
 import { WasmRunner } from "./wasm/engine-runner.ts";
 import { detectFeatures, type WasmFeatures } from "./wasm/features.ts";
@@ -62,8 +66,16 @@ export type EnginePlanOptions = Omit<PlanOptions, "capabilities" | "workers">;
 export interface Engine extends Disposable {
   /** What the backend can do. */
   readonly capabilities: Capabilities;
-  /** Bytes of WebAssembly memory that are taken now; calls give back what they take. 0 for the reference. */
+  /**
+   * Bytes of WebAssembly memory that are taken now; 0 for the reference. Calls give back what they take; the last eight
+   * plans that have run stay, up to 1 MiB each.
+   */
   readonly usedBytes: number;
+  /**
+   * Memory that attention reads in place, for tensors and caches: `createKvCache(layers, { memory: engine.memory })`.
+   * Tensors elsewhere are copied for every call.
+   */
+  readonly memory: EngineMemory;
   /**
    * Attention of one request, planned and run.
    *
@@ -74,13 +86,24 @@ export interface Engine extends Disposable {
    */
   attention(request: AttentionRequest, options?: { readonly kernel?: KernelName }): Promise<AttentionResult>;
   /**
+   * Gradients of Σ dOut · out in every input that the request has; selections and masks are constants.
+   *
+   * @param request - see AttentionRequest; keys and values of a view have their gradients in slot order
+   * @param dOut - f32 or f64 [B, Tq, H, Dv], the gradient of the output
+   * @returns f32 from "wasm", f64 from "reference"
+   * @throws ShapeError when `dOut` has not the output's shape
+   * @throws CapabilityError for custom score modifiers, and for what attention itself refuses
+   */
+  attentionGradients(request: AttentionRequest, dOut: Tensor<"f32" | "f64">): Promise<AttentionGradients>;
+  /**
    * A plan for requests of these sizes, positions, masks and options: made once, run in every layer.
    *
    * @param request - see PlanRequest; shapes are enough
    */
   plan(request: PlanRequest, options?: EnginePlanOptions): AttentionPlan;
   /**
-   * Runs a plan of this engine.
+   * Runs a plan of this engine. Lists of positions and segments that were given with a plan must not be written to while
+   * it is in use: only short ones are compared number by number at every run.
    *
    * @throws ShapeError or ConfigError when the plan was made for something else
    */
@@ -94,11 +117,13 @@ type Runner = {
   readonly capabilities: Capabilities;
   readonly workers: number;
   readonly usedBytes: number;
+  readonly memory: EngineMemory;
   /** The tile sizes it wants for a request; absent: any. */
   readonly tile?: (request: PlanRequest) => NonNullable<PlanOptions["tile"]>;
   /** Attention without a kernel asked for. */
   readonly attend: (request: AttentionRequest) => Promise<ReferenceOutput>;
   readonly run: (plan: AttentionPlan, request: AttentionRequest) => Promise<ReferenceOutput>;
+  readonly gradients: (request: AttentionRequest, dOut: Tensor<"f32" | "f64">) => Promise<AttentionGradients>;
   readonly dispose: () => void;
 };
 
@@ -109,8 +134,10 @@ const RUNNERS: Record<BackendName, (options: EngineOptions) => Promise<Runner>> 
     capabilities: REFERENCE_CAPABILITIES,
     workers,
     usedBytes: 0,
+    memory: createReferenceBackend(),
     attend: async (request) => referenceAttention(request),
     run: async (plan, request) => runPlan(plan, request),
+    gradients: async (request, dOut) => referenceAttentionGradients(request, dOut),
     dispose: () => {},
   }),
 };
@@ -160,6 +187,10 @@ class AttentionEngine implements Engine {
     return this.#runner?.usedBytes ?? 0;
   }
 
+  get memory(): EngineMemory {
+    return this.#alive("memory").memory;
+  }
+
   async attention(
     request: AttentionRequest,
     { kernel }: { readonly kernel?: KernelName } = {},
@@ -169,6 +200,10 @@ class AttentionEngine implements Engine {
     const { select } = request; // made once, for the plan and the run
     const chosen = select === undefined ? request : { ...request, select: selectKeys({ ...request, select }) };
     return this.run(this.plan(chosen, { kernel }), chosen);
+  }
+
+  async attentionGradients(request: AttentionRequest, dOut: Tensor<"f32" | "f64">): Promise<AttentionGradients> {
+    return this.#alive("attentionGradients").gradients(request, dOut);
   }
 
   plan(request: PlanRequest, options: EnginePlanOptions = {}): AttentionPlan {

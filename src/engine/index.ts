@@ -1,7 +1,15 @@
 /** Where attention and the operations around it run. */
 
-export type { Activation, AttendCall, Backend, RotationTable, WeightMatrix } from "./backend.ts";
+export type {
+  Activation,
+  AttendCall,
+  AttendedKv,
+  Backend,
+  EngineMemory,
+  RotationTable,
+} from "./backend.ts";
 export { type BackendOptions, createBackend, DECODER_BACKENDS, type DecoderBackendName } from "./create-backend.ts";
+export { createTrainingBackend } from "./create-training-backend.ts";
 export {
   type AttentionResult,
   type BackendName,
@@ -11,5 +19,17 @@ export {
   type EnginePlanOptions,
 } from "./engine.ts";
 export { createReferenceBackend } from "./reference/backend.ts";
+export type { AdamWCall, AttendBackwardCall, AttendGradients, TrainingBackend } from "./training-backend.ts";
 export { createWasmBackend, type WasmBackend, type WasmOptions } from "./wasm/backend.ts";
 export type { WasmFeatures } from "./wasm/features.ts";
+export {
+  holdsWidth,
+  type MatrixSource,
+  type QuantizedMatrix,
+  storedType,
+  WEIGHT_TYPES,
+  type WeightMatrix,
+  type WeightType,
+  weightMatrixBytes,
+  weightsToF32,
+} from "./weight-matrix.ts";

@@ -2,16 +2,15 @@
  * The loop from a prompt to a text: feed, sample, show, stop.
  */
 
-import type { KvCache } from "../cache/index.ts";
 import { BudgetError, ConfigError } from "../errors.ts";
 import { createDecodeStream, type DecodeStream } from "../model/tokenizer.ts";
-import type { LanguageModel, TextCodec } from "./language-model.ts";
+import type { GenerationCache, LanguageModel, TextCodec } from "./language-model.ts";
 import { nextTask } from "./next-task.ts";
 import { createSampler, logProbability, type Sampler, type SamplerOptions } from "./sampler.ts";
 import { createStopStrings, type StopReason, type StopStrings } from "./stop.ts";
 
 /** How a text is generated; the sampler's options are among them. */
-export type GenerateOptions<Cache extends KvCache = KvCache> = SamplerOptions & {
+export type GenerateOptions<Cache extends GenerationCache = GenerationCache> = SamplerOptions & {
   /** Tokens to make at most; as many as the context holds when absent. 0 only feeds the prompt to the cache. */
   readonly maxNewTokens?: number;
   /** Token ids that end the text and are not part of it; the model's own when absent. */
@@ -22,7 +21,10 @@ export type GenerateOptions<Cache extends KvCache = KvCache> = SamplerOptions & 
   readonly cache?: Cache;
   /** Prompt tokens per forward; the whole prompt when absent. Smaller chunks take less memory and can be aborted. */
   readonly prefillChunk?: number;
-  /** Positions to fill at most; the model's own limit when absent. */
+  /**
+   * Positions to fill at most; the model's own limit when absent. A cache whose rows move together when it forgets never
+   * gets there, and a text goes on for ever.
+   */
   readonly maxPositions?: number;
   /** Whether a text prompt gets the tokenizer's special tokens (BOS); by default when the cache is empty. */
   readonly addSpecialTokens?: boolean;
@@ -56,7 +58,7 @@ export type GenerationSummary = {
   readonly promptTokens: number;
   /** Tokens made. */
   readonly newTokens: number;
-  /** Of `tokenIds`, how many the cache holds: all in a cache of the caller's, unless the prompt was cut short. */
+  /** Of `tokenIds`, how many the cache was given: all for a cache of the caller's, unless the prompt was cut short. */
   readonly cachedTokens: number;
   /** Time of the whole run, without the time its caller spent on the pieces. */
   readonly seconds: number;
@@ -74,8 +76,8 @@ export type GenerationSummary = {
 /**
  * A text in the making. Iterate it for the pieces, or `await run.finish()`; the run starts with the first of them.
  *
- * However it ends (a stop, the signal, or leaving the loop), a cache given by the caller then holds exactly
- * `summary.tokenIds`, so that the next run can continue it; that takes one more forward for the last token. Two
+ * However it ends (a stop, the signal, or leaving the loop), a cache given by the caller was then given exactly
+ * `summary.tokenIds` (one with a policy has forgotten some of them), so that the next run can continue it; that takes one more forward for the last token. Two
  * exceptions: a run aborted while it read the prompt leaves the first `summary.cachedTokens` of them, and a run whose
  * model threw leaves a cache to be cleared.
  */
@@ -105,7 +107,7 @@ export interface GenerationRun extends AsyncIterable<GeneratedPiece> {
  * @throws ConfigError for a bad option, an empty prompt, or text where the model has no tokenizer
  * @throws BudgetError when the prompt does not fit the context
  */
-export function generate<Cache extends KvCache>(
+export function generate<Cache extends GenerationCache>(
   model: LanguageModel<Cache>,
   prompt: string | ArrayLike<number>,
   options: GenerateOptions<Cache> = {},
@@ -113,7 +115,7 @@ export function generate<Cache extends KvCache>(
   return new Run(model, prompt, options);
 }
 
-class Run<Cache extends KvCache> implements GenerationRun {
+class Run<Cache extends GenerationCache> implements GenerationRun {
   readonly promptText: string;
   readonly promptTokenIds: readonly number[];
   readonly #model: LanguageModel<Cache>;
@@ -304,7 +306,7 @@ class Run<Cache extends KvCache> implements GenerationRun {
   #checkRoom(): void {
     const used = this.#cache.nextPosition;
     const prompt = this.#tokenIds.length;
-    if (used + prompt <= this.#maxPositions) return;
+    if (this.#cache.closesGaps || used + prompt <= this.#maxPositions) return;
     throw new BudgetError(
       "generate",
       `the prompt must fit the context of ${this.#maxPositions} positions`,

@@ -7,7 +7,7 @@ export {
   type GenerationSummary,
   generate,
 } from "./generate.ts";
-export type { LanguageModel, TextCodec } from "./language-model.ts";
+export type { GenerationCache, LanguageModel, TextCodec } from "./language-model.ts";
 export { createRandom, type Random, randomSeed } from "./random.ts";
 export { createSampler, logProbability, type Sampler, type SamplerOptions } from "./sampler.ts";
 export { createStopStrings, type StoppableText, type StopReason, type StopStrings } from "./stop.ts";

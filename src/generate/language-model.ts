@@ -2,6 +2,7 @@
  * What text generation needs of a model, so that any model can be generated from.
  */
 
+import type { KeyValues } from "../attention/index.ts";
 import type { KvCache } from "../cache/index.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import type { Tensor } from "../tensor.ts";
@@ -9,11 +10,17 @@ import type { Tensor } from "../tensor.ts";
 /** The part of a tokenizer that generation uses. */
 export type TextCodec = Pick<Tokenizer, "encode" | "decode" | "isSpecial">;
 
+/** A cache as generation sees it. */
+export type GenerationCache = KvCache<KeyValues> & {
+  /** Whether what stays moves together when tokens are forgotten, so that a prompt may outgrow the model's context. */
+  readonly closesGaps?: boolean;
+};
+
 /**
  * A model that turns tokens into logits and keeps its keys and values in caches of type `Cache`, which is inferred from
  * `createCache` alone: `forward` may take its cache as optional.
  */
-export interface LanguageModel<Cache extends KvCache = KvCache> {
+export interface LanguageModel<Cache extends GenerationCache = GenerationCache> {
   /** V, number of token ids. */
   readonly vocabSize: number;
   /** Longest context the model was made for, in tokens. */

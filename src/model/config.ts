@@ -18,6 +18,8 @@ export type LayerConfig = {
   readonly positions: LayerPositions;
   /** Who may attend to whom, beside the segments, which always apply. */
   readonly mask: Mask;
+  /** Where the mask is nothing but causal within a window: the keys it shows a query, its own included. */
+  readonly slidingWindow?: number;
   /** Softmax scale, the schedule's factor included. */
   readonly scale: number;
   /** F, width of the feed-forward block. */

@@ -5,6 +5,7 @@
 import type { Backend, WeightMatrix } from "../engine/index.ts";
 import { FormatError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
+import { AS_STORED, type KeptType, keptType, type WeightKeeping } from "./weight-choice.ts";
 import type { Checkpoint } from "./weights/index.ts";
 
 /** A projection: y = x · weightᵀ + bias. */
@@ -25,6 +26,10 @@ export type LayerWeights = {
   readonly key: LinearWeights;
   /** [Hk·D, C]. */
   readonly value: LinearWeights;
+  /** [D] gain of every query head before rotation; absent: queries are not normalised. */
+  readonly queryNorm?: Tensor<"f32">;
+  /** [D] gain of every key head before rotation; absent: keys are not normalised. */
+  readonly keyNorm?: Tensor<"f32">;
   /** [C, H·D]. */
   readonly output: LinearWeights;
   /** [C] gain before the feed-forward block. */
@@ -52,20 +57,29 @@ export type DecoderWeights = {
 export class WeightLoader {
   readonly #checkpoint: Checkpoint;
   readonly #backend: Backend;
-  readonly #onTensor: (name: string) => void;
+  readonly #onTensor: (name: string, kept: KeptType) => void;
   readonly #signal: AbortSignal | undefined;
+  readonly #keeping: WeightKeeping;
 
   /**
    * @param checkpoint - the weight files
    * @param backend - where weights go
    * @param onTensor - called after each tensor
    * @param signal - stops loading between tensors
+   * @param keeping - the element types of matrices; as stored when absent
    */
-  constructor(checkpoint: Checkpoint, backend: Backend, onTensor: (name: string) => void, signal?: AbortSignal) {
+  constructor(
+    checkpoint: Checkpoint,
+    backend: Backend,
+    onTensor: (name: string, kept: KeptType) => void,
+    signal?: AbortSignal,
+    keeping: WeightKeeping = AS_STORED,
+  ) {
     this.#checkpoint = checkpoint;
     this.#backend = backend;
     this.#onTensor = onTensor;
     this.#signal = signal;
+    this.#keeping = keeping;
   }
 
   /**
@@ -74,16 +88,22 @@ export class WeightLoader {
    * @throws FormatError when it is missing or has another shape
    */
   async vector(name: string, size: number): Promise<Tensor<"f32">> {
-    return this.#backend.vector(await this.#read(name, [size]));
+    const vector = this.#backend.vector(await this.#read(name, [size]));
+    this.#onTensor(name, { type: "f32", fallback: false });
+    return vector;
   }
 
   /**
-   * A matrix [N, K].
+   * A matrix [N, K], converted to the type it shall be kept in.
    *
-   * @throws FormatError when it is missing or has another shape
+   * @throws FormatError when it is missing, has another shape, or weights that the type cannot hold
    */
   async matrix(name: string, outputs: number, inputs: number): Promise<WeightMatrix> {
-    return this.#backend.matrix(await this.#read(name, [outputs, inputs]));
+    const tensor = await this.#read(name, [outputs, inputs]);
+    const kept = keptType(this.#keeping, name, tensor);
+    const matrix = this.#backend.matrix(tensor, kept.type, name);
+    this.#onTensor(name, kept);
+    return matrix;
   }
 
   async #read(name: string, shape: readonly number[]): Promise<Tensor> {
@@ -97,9 +117,7 @@ export class WeightLoader {
         "config.json and the weight file do not belong together.",
       );
     }
-    const tensor = await this.#checkpoint.read(name);
-    this.#onTensor(name);
-    return tensor;
+    return this.#checkpoint.read(name);
   }
 
   /** The projection `name`.weight [outputs, inputs], with `name`.bias [outputs] when asked. */

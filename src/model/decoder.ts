@@ -3,7 +3,7 @@
  * final norm and the output head. Families differ in their config and weights, not here.
  */
 
-import type { Backend, RotationTable } from "../engine/index.ts";
+import { type Backend, type RotationTable, weightsToF32 } from "../engine/index.ts";
 import { type Mask, sameSegment } from "../mask/index.ts";
 import { type RotaryLayer, rotaryTable, temperatureScales } from "../rope/index.ts";
 import { f32, reshape, rows, type Tensor, zeros } from "../tensor.ts";
@@ -22,6 +22,20 @@ export type TokenBatch = {
 
 /** Called after each layer with the residual stream f32 [T, C], which the next layer overwrites. */
 export type LayerListener = (layer: number, hidden: Tensor<"f32">) => void;
+
+/** Looks at a step as it is issued; what it wants to keep it must have copied by the backend, in order. */
+export type StepObserver = {
+  /** The queries f32 [T, H, D] of a layer, as attention uses them. */
+  queries?(layer: number, queries: Tensor<"f32">): void;
+  /** What goes into the projections of a layer, f32 [T, C]. */
+  inputs?(layer: number, inputs: Tensor<"f32">): void;
+};
+
+/** Who looks at a step. */
+export type StepListeners = {
+  readonly onLayer?: LayerListener | undefined;
+  readonly observer?: StepObserver | undefined;
+};
 
 /** Weights and config on a backend; the cache comes with each call. */
 export class Decoder {
@@ -56,7 +70,7 @@ export class Decoder {
     cache: ModelCache,
     scheduleLength: number,
     logitsFrom: number,
-    onLayer?: LayerListener,
+    { onLayer, observer }: StepListeners = {},
   ): Promise<Tensor<"f32">> {
     const { layers, normEps, vocabSize } = this.config;
     const { embedding, finalNorm, head } = this.#weights;
@@ -68,7 +82,7 @@ export class Decoder {
     const x = scratch.residual; // [T, C]
     backend.embed(x, embedding, batch.tokens);
     for (const [index, layer] of layers.entries()) {
-      this.#attention(index, layer, this.#weights.layers[index], batch, cache, scratch, tableOf);
+      this.#attention(index, layer, this.#weights.layers[index], batch, cache, scratch, tableOf, observer);
       this.#feedForward(layer, this.#weights.layers[index], scratch);
       if (onLayer) {
         await backend.flush();
@@ -91,6 +105,25 @@ export class Decoder {
     return own;
   }
 
+  /** f32 [C, H·D], the weight of a layer's output projection; a copy where it is kept in another type. */
+  outputProjection(layer: number): Float32Array {
+    return weightsToF32(this.#weights.layers[layer].output.weight);
+  }
+
+  /** The gains of the norms, which tell one checkpoint from another. */
+  *normWeights(): Generator<Float32Array> {
+    for (const { attentionNorm, feedForwardNorm } of this.#weights.layers) {
+      yield attentionNorm.data;
+      yield feedForwardNorm.data;
+    }
+    yield this.#weights.finalNorm.data;
+  }
+
+  /** The first numbers of the weights of queries, in the type they are kept in. */
+  *querySamples(): Generator<ArrayBufferView> {
+    for (const { query } of this.#weights.layers) yield query.weight.data.subarray(0, 1024);
+  }
+
   /** residual += attention(norm(residual)). */
   #attention(
     index: number,
@@ -100,6 +133,7 @@ export class Decoder {
     cache: ModelCache,
     scratch: Scratch,
     tableOf: (rotary: RotaryLayer) => RotationTable,
+    observer: StepObserver | undefined,
   ): void {
     const backend = this.#backend;
     const { heads, kvHeads, headDim } = layer;
@@ -107,6 +141,7 @@ export class Decoder {
     const x = scratch.residual;
     const normed = scratch.normed;
     backend.rmsNorm(normed, x, weights.attentionNorm, this.config.normEps);
+    observer?.inputs?.(index, normed);
 
     const q = scratch.take("query", [T, heads, headDim]);
     const k = scratch.take("key", [T, kvHeads, headDim]);
@@ -114,6 +149,8 @@ export class Decoder {
     this.#linear(q, normed, weights.query);
     this.#linear(k, normed, weights.key);
     this.#linear(v, normed, weights.value);
+    if (weights.queryNorm) backend.rmsNorm(q, q, weights.queryNorm, this.config.normEps);
+    if (weights.keyNorm) backend.rmsNorm(k, k, weights.keyNorm, this.config.normEps);
 
     const { queryTemperature } = layer.positions;
     const rotary = this.#rotaries[index];
@@ -123,12 +160,13 @@ export class Decoder {
       backend.rotate(k, table);
     }
     if (queryTemperature) backend.scaleRows(q, temperatureScales(queryTemperature, positions));
+    observer?.queries?.(index, q);
 
     cache.append(index, { keys: k, values: v, positions, segments });
     const attended = scratch.take("attended", [T, heads, headDim]);
     backend.attend(attended, {
       q,
-      kv: cache.view(index),
+      kv: cache.attended(index),
       queryPositions: positions,
       querySegments: segments,
       mask: this.#masks[index],

@@ -1,9 +1,18 @@
 /** Checkpoints become running decoders. */
 
+export type {
+  CompressionEvent,
+  DecodingOptions,
+  ModelCacheOptions,
+  RepeatOptions,
+  RepeatPart,
+} from "./cache-options.ts";
+export type { CacheReport, ForgottenText, HeadReport, TextOf, TokenRange } from "./cache-report.ts";
 export type { DecoderConfig, LayerConfig } from "./config.ts";
 export type { LayerListener } from "./decoder.ts";
 export type { GenerationConfig, SamplingDefaults } from "./generation-config.ts";
 export {
+  type InspectOptions,
   inspectModel,
   type LayerGroup,
   type ModelReport,
@@ -11,7 +20,13 @@ export {
   reportModel,
   type StoredParameters,
 } from "./inspect.ts";
-export { DecoderModel, type DecoderModelParts, type ForwardInput } from "./language-model.ts";
+export {
+  DecoderModel,
+  type DecoderModelParts,
+  type ForwardInput,
+  type PrefillOptions,
+  type PrefillSummary,
+} from "./language-model.ts";
 export {
   describeModel,
   type LoadOptions,
@@ -20,7 +35,7 @@ export {
   type ModelDescription,
   openModelFolder,
 } from "./load.ts";
-export { ModelCache, type ModelCacheOptions } from "./model-cache.ts";
+export { ModelCache } from "./model-cache.ts";
 export {
   createDecodeStream,
   createTokenizer,
@@ -29,4 +44,5 @@ export {
   type EncodeOptions,
   type Tokenizer,
 } from "./tokenizer.ts";
+export { WEIGHT_CHOICES, type WeightChoice } from "./weight-choice.ts";
 export * from "./weights/index.ts";

@@ -3,6 +3,7 @@ import { causal, slidingWindow } from "../mask/index.ts";
 import type { LayerPositions, RopeSchedule } from "../rope/index.ts";
 import type { DecoderConfig, LayerConfig } from "./config.ts";
 import { reportModel } from "./inspect.ts";
+import type { WeightChoice } from "./weight-choice.ts";
 
 function positions(schedule: RopeSchedule | null): LayerPositions {
   const rotary = schedule && { headDim: 6, rotaryDim: 4, rotaryOffset: 2, pairing: "half" as const, schedule };
@@ -90,10 +91,10 @@ describe("reportModel", () => {
       decoder([layer({})]),
       [2],
       [
-        { storedDType: "F32", shape: [3], byteLength: 12 },
-        { storedDType: "BF16", shape: [5, 7], byteLength: 70 },
-        { storedDType: "BF16", shape: [2], byteLength: 4 },
-        { storedDType: "F32", shape: [], byteLength: 4 },
+        { name: "a", dtype: "f32", storedDType: "F32", shape: [3], byteLength: 12 },
+        { name: "b", dtype: "bf16", storedDType: "BF16", shape: [5, 7], byteLength: 70 },
+        { name: "c", dtype: "bf16", storedDType: "BF16", shape: [2], byteLength: 4 },
+        { name: "d", dtype: "f32", storedDType: "F32", shape: [], byteLength: 4 },
       ],
     );
     expect(report).toMatchObject({
@@ -105,6 +106,28 @@ describe("reportModel", () => {
         { dtype: "BF16", count: 37, bytes: 74 },
         { dtype: "F32", count: 4, bytes: 16 },
       ],
+      loaded: [
+        { dtype: "bf16", count: 35, bytes: 70 },
+        { dtype: "f32", count: 6, bytes: 24 },
+      ],
+      fallbackMatrices: 0,
     });
+  });
+
+  test("loaded bytes are those of the type asked for; q8_0 for the head of q4_0, the file's where blocks are not whole", () => {
+    const matrix = (name: string, shape: number[]) => {
+      const byteLength = 2 * shape[0] * shape[1];
+      return { name, dtype: "bf16", storedDType: "BF16", shape, byteLength } as const;
+    };
+    const tensors = [matrix("embedding", [11, 64]), matrix("head", [11, 64]), matrix("odd", [5, 33])];
+    const loaded = (weights: WeightChoice) => {
+      const report = reportModel(decoder([layer({})]), [], tensors, { weights, headTensor: "head" });
+      return [Object.fromEntries(report.loaded.map(({ dtype, bytes }) => [dtype, bytes])), report.fallbackMatrices];
+    };
+    expect(loaded("stored")).toEqual([{ bf16: 2 * 11 * 64 * 2 + 5 * 33 * 2 }, 0]);
+    expect(loaded("f32")).toEqual([{ f32: 2 * 11 * 64 * 4 + 5 * 33 * 4 }, 0]);
+    expect(loaded("int8")).toEqual([{ int8: 2 * 11 * (64 + 4) + 5 * (33 + 4) }, 0]);
+    expect(loaded("q8_0")).toEqual([{ q8_0: 2 * 11 * 2 * 34, bf16: 5 * 33 * 2 }, 1]);
+    expect(loaded("q4_0")).toEqual([{ q8_0: 11 * 2 * 34, q4_0: 11 * 2 * 18, bf16: 5 * 33 * 2 }, 1]);
   });
 });

@@ -3,15 +3,17 @@
  */
 
 import { bytesPerElement } from "../dtype.ts";
+import { type WeightType, weightMatrixBytes } from "../engine/index.ts";
 import { frequencies, type LayerPositions, type RopeSchedule, type RotaryLayer } from "../rope/index.ts";
 import { sizeOf } from "../tensor.ts";
 import type { DecoderConfig, LayerConfig } from "./config.ts";
 import { describeModel, openModelFolder } from "./load.ts";
+import { AS_STORED, checkWeightChoice, keptType, type WeightChoice, type WeightKeeping } from "./weight-choice.ts";
 import { type ModelFiles, openCheckpoint, type TensorInfo } from "./weights/index.ts";
 
-/** Parameters of one stored element type. */
+/** Parameters of one element type. */
 export type StoredParameters = {
-  /** As the file calls it ("BF16"). */
+  /** As the file calls it ("BF16"), or as `loadModel` does ("q8_0"). */
   readonly dtype: string;
   readonly count: number;
   readonly bytes: number;
@@ -70,11 +72,25 @@ export type ModelReport = {
   /** Bytes of the parameters in the weight files. */
   readonly storedBytes: number;
   readonly stored: readonly StoredParameters[];
-  /** Bytes of the parameters when loaded: matrices of 16-bit floats as they are, everything else as f32. */
+  /** Bytes of the parameters when loaded with the `weights` asked for. */
   readonly loadedBytes: number;
+  readonly loaded: readonly StoredParameters[];
+  /** Matrices that keep the type of the file since their rows are not whole blocks of the type asked for. */
+  readonly fallbackMatrices: number;
   /** Bytes of keys and values of all layers for one token, as f32. */
   readonly cacheBytesPerToken: number;
   readonly layerGroups: readonly LayerGroup[];
+};
+
+/** Options of {@link inspectModel}. */
+export type InspectOptions = {
+  /** As `loadModel` would be told; "stored" when absent. */
+  weights?: WeightChoice;
+};
+
+/** What is known of a tensor. */
+export type InspectedTensor = Pick<TensorInfo, "dtype" | "storedDType" | "shape" | "byteLength"> & {
+  readonly name: string;
 };
 
 /**
@@ -84,12 +100,13 @@ export type ModelReport = {
  * @throws ConfigError for a missing file, an unknown architecture or a bad config value
  * @throws FormatError for a damaged weight file
  */
-export async function inspectModel(folder: string | ModelFiles): Promise<ModelReport> {
+export async function inspectModel(folder: string | ModelFiles, options: InspectOptions = {}): Promise<ModelReport> {
+  const weights = checkWeightChoice("inspectModel", options.weights ?? "stored");
   const files = typeof folder === "string" ? await openModelFolder(folder) : folder;
-  const { config, generation } = await describeModel(files);
+  const { config, generation, family } = await describeModel(files);
   const checkpoint = await openCheckpoint(files);
-  const tensors = checkpoint.names().map((name) => checkpoint.info(name));
-  return reportModel(config, generation.stopTokenIds, tensors);
+  const tensors = checkpoint.names().map((name) => ({ name, ...checkpoint.info(name) }));
+  return reportModel(config, generation.stopTokenIds, tensors, { weights, headTensor: family.headTensor(config) });
 }
 
 /**
@@ -98,14 +115,22 @@ export async function inspectModel(folder: string | ModelFiles): Promise<ModelRe
  * @param config - the decoder
  * @param stopTokenIds - token ids that end a text
  * @param tensors - its weights as they are stored
+ * @param keeping - how they are loaded; as stored when absent
  */
 export function reportModel(
   config: DecoderConfig,
   stopTokenIds: readonly number[],
-  tensors: readonly Pick<TensorInfo, "storedDType" | "shape" | "byteLength">[],
+  tensors: readonly InspectedTensor[],
+  keeping: WeightKeeping = AS_STORED,
 ): ModelReport {
   const { modelType, vocabSize, hiddenSize, maxPositions, tiedEmbeddings, layers } = config;
-  const stored = storedByDType(tensors);
+  const stored = byDType(
+    tensors.map(({ storedDType, shape, byteLength }) => ({ dtype: storedDType, shape, bytes: byteLength })),
+  );
+  const kept = tensors.map((tensor) => keptType(keeping, tensor.name, tensor));
+  const loaded = byDType(
+    tensors.map(({ shape }, n) => ({ dtype: kept[n].type, shape, bytes: loadedBytes(kept[n].type, shape) })),
+  );
   const parameters = sum(stored.map(({ count }) => count));
   const cacheRowValues = sum(layers.map(({ kvHeads, headDim }) => 2 * kvHeads * headDim));
   return {
@@ -119,31 +144,27 @@ export function reportModel(
     parameters,
     storedBytes: sum(stored.map(({ bytes }) => bytes)),
     stored,
-    loadedBytes: sum(tensors.map(loadedBytes)),
+    loadedBytes: sum(loaded.map(({ bytes }) => bytes)),
+    loaded,
+    fallbackMatrices: kept.filter(({ fallback }) => fallback).length,
     cacheBytesPerToken: cacheRowValues * bytesPerElement("f32"),
     layerGroups: groupLayers(layers, maxPositions),
   };
 }
 
-/** What the WASM backend keeps of a tensor. */
-function loadedBytes({
-  storedDType,
-  shape,
-  byteLength,
-}: Pick<TensorInfo, "storedDType" | "shape" | "byteLength">): number {
-  const isHalf = storedDType === "F16" || storedDType === "BF16";
-  return isHalf && shape.length === 2 ? byteLength : sizeOf(shape) * bytesPerElement("f32");
+/** What the WASM backend needs for a tensor; anything but matrices is kept as f32. */
+function loadedBytes(type: WeightType, shape: readonly number[]): number {
+  return shape.length === 2 ? weightMatrixBytes(type, shape) : sizeOf(shape) * bytesPerElement("f32");
 }
 
-function storedByDType(
-  tensors: readonly Pick<TensorInfo, "storedDType" | "shape" | "byteLength">[],
-): StoredParameters[] {
-  const byDType = new Map<string, StoredParameters>();
-  for (const { storedDType: dtype, shape, byteLength } of tensors) {
-    const { count, bytes } = byDType.get(dtype) ?? { count: 0, bytes: 0 };
-    byDType.set(dtype, { dtype, count: count + sizeOf(shape), bytes: bytes + byteLength });
+/** Parameters by element type, the most bytes first. */
+function byDType(tensors: readonly { dtype: string; shape: readonly number[]; bytes: number }[]): StoredParameters[] {
+  const found = new Map<string, StoredParameters>();
+  for (const { dtype, shape, bytes } of tensors) {
+    const earlier = found.get(dtype) ?? { count: 0, bytes: 0 };
+    found.set(dtype, { dtype, count: earlier.count + sizeOf(shape), bytes: earlier.bytes + bytes });
   }
-  return [...byDType.values()].sort((a, b) => b.bytes - a.bytes);
+  return [...found.values()].sort((a, b) => b.bytes - a.bytes);
 }
 
 function groupLayers(layers: readonly LayerConfig[], maxPositions: number): LayerGroup[] {

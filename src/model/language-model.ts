@@ -3,14 +3,17 @@
  */
 
 import type { Backend } from "../engine/index.ts";
-import { ShapeError } from "../errors.ts";
-import { dependsOnLength, planFrequencyChange, type RotaryLayer, rerotateFrequencies } from "../rope/index.ts";
+import { ConfigError, ShapeError } from "../errors.ts";
+import { dependsOnLength, type RotaryLayer } from "../rope/index.ts";
 import type { Tensor } from "../tensor.ts";
+import type { ModelCacheOptions } from "./cache-options.ts";
 import type { DecoderConfig } from "./config.ts";
-import { Decoder, type LayerListener, type TokenBatch } from "./decoder.ts";
+import { Decoder, type LayerListener } from "./decoder.ts";
 import type { DecoderWeights } from "./decoder-weights.ts";
+import { type FeedParts, feed } from "./feed.ts";
+import { modelFingerprint } from "./fingerprint.ts";
 import type { GenerationConfig } from "./generation-config.ts";
-import { ModelCache, type ModelCacheOptions } from "./model-cache.ts";
+import { type CacheOwner, ModelCache } from "./model-cache.ts";
 import { shareEqual } from "./share-equal.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -35,6 +38,33 @@ export type ForwardInput = {
   onLayer?: LayerListener;
 };
 
+/** How a text is read; see {@link DecoderModel.prefill}. */
+export type PrefillOptions = {
+  /**
+   * What will be asked of the text: policies look from it to choose what stays. It is not part of the cache afterwards,
+   * unless it shall be kept.
+   */
+  readonly question?: string | ArrayLike<number>;
+  /** Whether the question stays, at the end of the text; false unless told. */
+  readonly keepQuestion?: boolean;
+  /** Whether a text gets the tokenizer's special tokens (BOS); by default when the cache is empty. */
+  readonly addSpecialTokens?: boolean;
+  /** Ends the reading between two chunks; the cache then holds what was read. */
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: { readonly readTokens: number; readonly totalTokens: number }) => void;
+};
+
+/** What a prefill did. */
+export type PrefillSummary = {
+  /** Tokens read, a kept question included. */
+  readonly tokens: number;
+  readonly seconds: number;
+  readonly compressions: number;
+};
+
+/** Tokens read at a time into a cache that sets no chunk. */
+const PREFILL_TOKENS = 512;
+
 /** What a model is made of. */
 export type DecoderModelParts = {
   config: DecoderConfig;
@@ -51,22 +81,21 @@ export class DecoderModel {
   readonly tokenizer: Tokenizer | undefined;
   readonly generation: GenerationConfig;
   readonly backend: Backend;
-  readonly #decoder: Decoder;
+  readonly #parts: FeedParts;
+  readonly #owner: CacheOwner;
   /** Resolves when the last call has ended. */
   #busy: Promise<unknown> = Promise.resolve();
-  /** The layers whose frequencies change with length, each different one once. */
-  readonly #changing: readonly RotaryLayer[];
 
   constructor({ config, weights, backend, tokenizer, generation }: DecoderModelParts) {
     this.config = config;
     this.backend = backend;
     this.tokenizer = tokenizer;
     this.generation = generation;
-    this.#decoder = new Decoder(config, weights, backend);
+    const decoder = new Decoder(config, weights, backend);
     const rotaries = new Set(shareEqual(config.layers.map((layer) => layer.positions.rotary)));
-    this.#changing = [...rotaries].filter(
-      (rotary) => rotary !== null && dependsOnLength(rotary.schedule),
-    ) as RotaryLayer[];
+    const changing = [...rotaries].filter((rotary) => rotary !== null && dependsOnLength(rotary.schedule));
+    this.#parts = { decoder, backend, tokenizer, changing: changing as RotaryLayer[] };
+    this.#owner = { config, backend, tokenizer, fingerprint: () => modelFingerprint(config, decoder, tokenizer) };
   }
 
   /** V, number of token ids. */
@@ -84,13 +113,19 @@ export class DecoderModel {
     return this.config.maxPositions;
   }
 
-  /** An empty cache for this model. */
+  /**
+   * An empty cache for this model.
+   *
+   * @throws ConfigError or CapabilityError for options that contradict each other
+   * @throws BudgetError when the bytes or tokens cannot hold what must stay; before anything is allocated
+   */
   createCache(options: ModelCacheOptions = {}): ModelCache {
-    return new ModelCache(this.config, this.backend, options);
+    return new ModelCache(this.#owner, options);
   }
 
   /**
-   * Runs tokens through the model.
+   * Runs tokens through the model. A cache that forgets, or has rings, takes them in several steps where they are more
+   * than it has room for; `onLayer` then sees the steps one by one.
    *
    * Padding (segment −1) attends to nothing and its logits mean nothing.
    *
@@ -99,22 +134,70 @@ export class DecoderModel {
    * @throws ConfigError when the rotary frequencies change under a filled cache that was given no choice
    */
   forward(input: ForwardInput): Promise<Tensor<"f32">> {
-    // One at a time: the activations of a step are shared by all.
-    const result = this.#busy.then(() => this.#forward(input));
-    this.#busy = result.catch(() => {});
-    return result;
+    return this.#inTurn(() => this.#forward(input));
   }
 
   async #forward(input: ForwardInput): Promise<Tensor<"f32">> {
-    const cache = input.cache ?? this.createCache();
-    const added = this.#readBatch(input, cache.nextPosition);
-    const { batch, scheduleLength } = this.#keepFrequencies(added, cache, input.sequenceLength);
-    const T = batch.tokens.length;
-    const wanted = { last: 1, all: added.tokens.length, none: 0 }[input.logits ?? "last"];
-    const logits = await this.#decoder.run(batch, cache, scheduleLength, T - wanted, input.onLayer);
-    cache.scheduleLength = scheduleLength;
-    cache.remember(batch);
-    return logits;
+    const cache = input.cache ?? new ModelCache(this.#owner, { layout: "contiguous" });
+    const { tokens, positions, segments, sequenceLength = 1 } = this.#readTokens(input);
+    const T = tokens.length;
+    const logits = { last: 1, all: T, none: 0 }[input.logits ?? "last"];
+    const remaining = Math.max(0, sequenceLength - cache.nextPosition - T);
+    const { onLayer } = input;
+    return feed(this.#parts, cache, { tokens, positions, segments, logits, sequenceLength, remaining, onLayer });
+  }
+
+  /**
+   * Reads a text into a cache, in chunks where the cache was made for them; a cache with a budget is compressed after
+   * every chunk and at the end, so that it never holds more than its budget and one chunk, however long the text is.
+   *
+   * @param cache - of this model
+   * @param text - text, or token ids, of which there must be at least one
+   * @throws ConfigError for an empty text, text without a tokenizer, or a policy that needs a question
+   * @throws BudgetError when the cache has no room for a token and the question
+   */
+  async prefill(
+    cache: ModelCache,
+    text: string | ArrayLike<number>,
+    options: PrefillOptions = {},
+  ): Promise<PrefillSummary> {
+    const { question: asked, keepQuestion = false, signal, onProgress } = options;
+    const addSpecialTokens = options.addSpecialTokens ?? cache.nextPosition === 0;
+    const own = this.#tokensOf("prefill", text, addSpecialTokens);
+    const question = asked === undefined ? undefined : this.#tokensOf("prefill", asked, false);
+    const tokens = question && keepQuestion ? Int32Array.from([...own, ...question]) : own;
+    const { chunk, compression } = cache.plan;
+    const piece = Number.isFinite(chunk) ? chunk : compression ? tokens.length : PREFILL_TOKENS;
+    const sequenceLength = cache.nextPosition + tokens.length;
+    const start = performance.now();
+    const before = cache.progress.count;
+    for (let at = 0; at < tokens.length; at += piece) {
+      signal?.throwIfAborted();
+      const part = tokens.subarray(at, at + piece);
+      const remaining = tokens.length - at - part.length;
+      await this.#inTurn(() =>
+        feed(this.#parts, cache, {
+          ...{ tokens: part, segments: new Int32Array(part.length), logits: 0, sequenceLength, remaining, question },
+          settle: true,
+          ...(question && keepQuestion && { questionTail: question.length }),
+        }),
+      );
+      onProgress?.({ readTokens: at + part.length, totalTokens: tokens.length });
+    }
+    const seconds = (performance.now() - start) / 1000;
+    return { tokens: tokens.length, seconds, compressions: cache.progress.count - before };
+  }
+
+  /**
+   * A cache filled from a file that `cache.save` wrote (Node, Deno, Bun).
+   *
+   * @param options - as the saved cache was made with
+   * @throws FormatError when the file is damaged, or of another model, tokenizer or kind of cache
+   */
+  async loadCache(path: string, options: ModelCacheOptions = {}): Promise<ModelCache> {
+    const cache = this.createCache(options);
+    await cache.load(path);
+    return cache;
   }
 
   /** Ends the backend's threads and gives its memory back; the model cannot run afterwards. */
@@ -126,20 +209,47 @@ export class DecoderModel {
     this.dispose();
   }
 
-  #readBatch({ tokens, positions, segments, sequenceLength = 1 }: ForwardInput, next: number): TokenBatch {
-    const T = tokens.length;
-    if (T === 0) throw new ShapeError("forward", "at least one token", { tokens: 0 });
-    if (!(Number.isSafeInteger(sequenceLength) && sequenceLength > 0)) {
-      throw new ShapeError("forward", "sequenceLength must be a positive integer", { sequenceLength });
+  /** Runs one call at a time: the activations of a step are shared by all. */
+  #inTurn<T>(call: () => Promise<T>): Promise<T> {
+    const result = this.#busy.then(call);
+    this.#busy = result.catch(() => {});
+    return result;
+  }
+
+  #tokensOf(where: string, text: string | ArrayLike<number>, addSpecialTokens: boolean): Int32Array {
+    if (typeof text === "string" && !this.tokenizer) {
+      throw new ConfigError(where, "text needs a model with a tokenizer", {}, "Give token ids instead.");
     }
-    for (let t = 0; t < T; t++) {
+    const ids = typeof text === "string" ? this.tokenizer?.encode(text, { addSpecialTokens }) : text;
+    const tokens = Int32Array.from(ids ?? []);
+    if (tokens.length === 0) throw new ConfigError(where, "at least one token");
+    this.#checkTokens(where, ids ?? []);
+    return tokens;
+  }
+
+  #checkTokens(where: string, tokens: ArrayLike<number>): void {
+    for (let t = 0; t < tokens.length; t++) {
       if (!(Number.isInteger(tokens[t]) && tokens[t] >= 0 && tokens[t] < this.vocabSize)) {
-        throw new ShapeError("forward", `token ids must be integers from 0 to ${this.vocabSize - 1}`, {
+        throw new ShapeError(where, `token ids must be integers from 0 to ${this.vocabSize - 1}`, {
           token: tokens[t],
           index: t,
         });
       }
     }
+  }
+
+  #readTokens({ tokens, positions, segments, sequenceLength = 1 }: ForwardInput): {
+    readonly tokens: Int32Array;
+    readonly positions: Int32Array | undefined;
+    readonly segments: Int32Array;
+    readonly sequenceLength: number;
+  } {
+    const T = tokens.length;
+    if (T === 0) throw new ShapeError("forward", "at least one token", { tokens: 0 });
+    if (!(Number.isSafeInteger(sequenceLength) && sequenceLength > 0)) {
+      throw new ShapeError("forward", "sequenceLength must be a positive integer", { sequenceLength });
+    }
+    this.#checkTokens("forward", tokens);
     for (const [name, values] of Object.entries({ positions, segments })) {
       if (values !== undefined && values.length !== T) {
         throw new ShapeError("forward", `${name} must have one entry per token`, { length: values.length, tokens: T });
@@ -147,56 +257,9 @@ export class DecoderModel {
     }
     return {
       tokens: Int32Array.from(tokens),
-      positions: positions?.slice() ?? Int32Array.from({ length: T }, (_, t) => next + t),
+      positions: positions?.slice(),
       segments: segments?.slice() ?? new Int32Array(T),
+      sequenceLength,
     };
   }
-
-  /**
-   * Settles which length the schedules are resolved for, and carries out the cache's choice where that changes the
-   * frequencies its keys were rotated with.
-   */
-  #keepFrequencies(
-    added: TokenBatch,
-    cache: ModelCache,
-    sequenceLength = 1,
-  ): { batch: TokenBatch; scheduleLength: number } {
-    const newLength = Math.max(sequenceLength, cache.nextPosition, lengthOf(added.positions));
-    if (cache.length() === 0) {
-      return { batch: added, scheduleLength: cache.pinnedLength ?? newLength };
-    }
-    const choice = cache.onFrequencyChange;
-    const cachedLength = cache.scheduleLength;
-    if (choice === "pin") return { batch: added, scheduleLength: cachedLength };
-    const actions = this.#changing.map(
-      (layer) => planFrequencyChange({ layer, cachedLength, newLength, choice }).action,
-    );
-    if (actions.includes("reprefill")) {
-      return { batch: concatenate([...cache.takeHistory(), added]), scheduleLength: newLength };
-    }
-    if (actions.includes("rerotate")) this.#rerotate(cache, cachedLength, newLength);
-    return { batch: added, scheduleLength: newLength };
-  }
-
-  #rerotate(cache: ModelCache, fromLength: number, toLength: number): void {
-    for (const [index, { positions, kvHeads, headDim }] of this.config.layers.entries()) {
-      const { rotary } = positions;
-      if (rotary === null || !dependsOnLength(rotary.schedule)) continue;
-      const view = cache.view(index);
-      rerotateFrequencies(view.keys.data, rotary, view.positions, { fromLength, toLength, heads: kvHeads, headDim });
-    }
-    cache.scheduleLength = toLength;
-  }
-}
-
-function lengthOf(positions: Int32Array): number {
-  let length = 0;
-  for (const position of positions) length = Math.max(length, position + 1);
-  return length;
-}
-
-function concatenate(batches: readonly TokenBatch[]): TokenBatch {
-  const join = (pick: (batch: TokenBatch) => Int32Array): Int32Array =>
-    Int32Array.from(batches.flatMap((batch) => Array.from(pick(batch))));
-  return { tokens: join((b) => b.tokens), positions: join((b) => b.positions), segments: join((b) => b.segments) };
 }

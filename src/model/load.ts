@@ -3,7 +3,7 @@
  */
 
 import { ConfigReader } from "../config-reader.ts";
-import { type Backend, createBackend } from "../engine/index.ts";
+import { type Backend, createBackend, type WeightType } from "../engine/index.ts";
 import type { DecoderConfig } from "./config.ts";
 import { WeightLoader } from "./decoder-weights.ts";
 import type { Family } from "./families/family.ts";
@@ -11,12 +11,17 @@ import { familyOf } from "./families/index.ts";
 import { type GenerationConfig, readGenerationConfig } from "./generation-config.ts";
 import { DecoderModel } from "./language-model.ts";
 import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { checkWeightChoice, type KeptType, type WeightChoice } from "./weight-choice.ts";
 import { type ModelFiles, openCheckpoint } from "./weights/index.ts";
 
 /** How far loading has come. */
 export type LoadProgress = {
   /** The tensor just loaded. */
   readonly tensor: string;
+  /** The element type it is kept in. */
+  readonly loadedAs: WeightType;
+  /** Whether it keeps the type of the file since its rows are not whole blocks of the type asked for. */
+  readonly fallback: boolean;
   readonly loadedTensors: number;
   readonly totalTensors: number;
 };
@@ -25,6 +30,11 @@ export type LoadProgress = {
 export type LoadOptions = {
   /** Where the model runs; WASM on all cores when absent. */
   backend?: Backend;
+  /**
+   * Element type of the matrices, which are converted one at a time as they are read; "stored", the type of the file,
+   * when absent. Vectors are f32. With q4_0 the output head is q8_0; rows that are not whole blocks of 32 stay as stored.
+   */
+  weights?: WeightChoice;
   onProgress?: (progress: LoadProgress) => void;
   /** Stops loading between tensors. */
   signal?: AbortSignal;
@@ -47,10 +57,11 @@ const MAX_TOKENIZER_BYTES = 2 ** 27;
  *
  * @param folder - a path (Node, Deno, Bun), or the files themselves (anywhere)
  * @returns the model, ready to run
- * @throws ConfigError for a missing file, an unknown architecture or a bad config value
- * @throws FormatError for damaged files, and tensors that do not fit the config
+ * @throws ConfigError for a missing file, an unknown architecture, a bad config value or an unknown type of weights
+ * @throws FormatError for damaged files, and tensors that do not fit the config or the type of weights
  */
 export async function loadModel(folder: string | ModelFiles, options: LoadOptions = {}): Promise<DecoderModel> {
+  const choice = checkWeightChoice("loadModel", options.weights ?? "stored");
   const files = typeof folder === "string" ? await openModelFolder(folder) : folder;
   const { config, generation, family, reader } = await describeModel(files);
   const tokenizer = await loadTokenizer(files);
@@ -59,11 +70,12 @@ export async function loadModel(folder: string | ModelFiles, options: LoadOption
 
   let loadedTensors = 0;
   const totalTensors = checkpoint.names().length;
-  const onTensor = (tensor: string): void => {
+  const onTensor = (tensor: string, { type, fallback }: KeptType): void => {
     loadedTensors++;
-    options.onProgress?.({ tensor, loadedTensors, totalTensors });
+    options.onProgress?.({ tensor, loadedAs: type, fallback, loadedTensors, totalTensors });
   };
-  const loader = new WeightLoader(checkpoint, backend, onTensor, options.signal);
+  const keeping = { weights: choice, headTensor: family.headTensor(config) };
+  const loader = new WeightLoader(checkpoint, backend, onTensor, options.signal, keeping);
   const weights = await family.loadWeights(loader, config, reader);
   return new DecoderModel({ config, weights, backend, generation, ...(tokenizer && { tokenizer }) });
 }

@@ -31,7 +31,8 @@ class Side {
   }
 
   matrix(seed, dtype, rows, columns) {
-    return this.#keep(this.backend.matrix(numbers(dtype, [rows, columns], seed, 1 / Math.sqrt(columns))));
+    const stored = dtype === "f16" || dtype === "bf16" ? dtype : "f32";
+    return this.#keep(this.backend.matrix(numbers(stored, [rows, columns], seed, 1 / Math.sqrt(columns)), dtype));
   }
 
   release() {
@@ -77,6 +78,9 @@ const OPERATIONS = [
       ["f32", 3, 5],
       ["f16", 7, 31],
       ["bf16", 1, 64],
+      ["int8", 3, 37],
+      ["q8_0", 5, 96],
+      ["q4_0", 7, 64],
       ["f32", 331, 307],
     ],
     (side, [dtype, tokens, width]) => {
@@ -104,18 +108,22 @@ const OPERATIONS = [
   [
     "linear",
     budgets.LINEAR,
-    ["f32", "f16", "bf16"].flatMap((dtype) =>
+    ["f32", "f16", "bf16", "int8", "q8_0", "q4_0"].flatMap((dtype) =>
       [
         [1, 1, 1],
         [1, 31, 67],
         [3, 29, 5],
         [13, 64, 33],
         [1, 257, 515],
+        [1, 224, 515],
         [29, 131, 103],
-      ].flatMap((sizes) => [
-        [dtype, ...sizes, false],
-        [dtype, ...sizes, true],
-      ]),
+        [29, 96, 103],
+      ]
+        .filter(([, inputs]) => !dtype.startsWith("q") || inputs % 32 === 0)
+        .flatMap((sizes) => [
+          [dtype, ...sizes, false],
+          [dtype, ...sizes, true],
+        ]),
     ),
     (side, [dtype, tokens, inputs, outputs, bias]) => {
       const out = side.out(tokens, outputs);

@@ -17,6 +17,8 @@ export type CaseInput = {
   tensor: (name: string) => GoldenTensor;
   /** Whether the file holds a tensor. */
   has: (name: string) => boolean;
+  /** The names of all tensors in the file. */
+  names: readonly string[];
   /** The folder of cases.json. */
   folder: string;
   backend: string;
@@ -40,7 +42,8 @@ export async function runCase(
       return found;
     };
     const has = (name: string): boolean => tensors.has(name);
-    const outputs = await suite({ params: golden.params, tensor, has, folder, backend });
+    const names = [...tensors.keys()];
+    const outputs = await suite({ params: golden.params, tensor, has, names, folder, backend });
     if (Object.keys(outputs).length === 0) return "the runner compared nothing";
     const problems = Object.entries(outputs).flatMap(([name, got]) => {
       const problem = compare(got, tensor(name), golden.tolerances?.[name] ?? golden);

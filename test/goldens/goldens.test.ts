@@ -12,14 +12,16 @@ function casesOf(suite: string): [string, GoldenCase][] {
   return cases.map((golden) => [golden.name, golden]);
 }
 
-describe.each(["models", "rope"])("goldens of %s", (suite) => {
+describe.each(["flax", "models", "rope"])("goldens of %s", (suite) => {
   it.each(casesOf(suite))("%s", async (_, golden) => {
     expect(await runCase(suites[suite], golden, `${DATA}/${suite}`, "reference")).toBeNull();
   });
 });
 
-it.each(casesOf("models"))("goldens of models on WASM: %s", async (_, golden) => {
-  expect(await runCase(suites.models, golden, `${DATA}/models`, "wasm")).toBeNull();
+describe.each(["flax", "models"])("goldens of %s on WASM", (suite) => {
+  it.each(casesOf(suite))("%s", async (_, golden) => {
+    expect(await runCase(suites[suite], golden, `${DATA}/${suite}`, "wasm")).toBeNull();
+  });
 });
 
 describe("the runner", () => {

@@ -31,10 +31,11 @@ export class QueuedMemory implements KvMemory {
     return t;
   }
 
-  copy(out: Tensor<"f32">, x: Tensor<"f32">): void {
-    if (out.data.length !== x.data.length) throw new Error("copy: sizes differ");
+  copy(out: Tensor<"f32">, x: Tensor<"f32">, head?: number): void {
+    if (out.data.length !== x.data.length / (head === undefined ? 1 : x.shape[1]))
+      throw new Error("copy: sizes differ");
     this.copiedBytes += out.data.byteLength;
-    this.#write(() => out.data.set(x.data));
+    this.#write(() => HOST_MEMORY.copy(out, x, head));
   }
 
   release(t: Tensor<"f32">): void {
@@ -44,8 +45,8 @@ export class QueuedMemory implements KvMemory {
     });
   }
 
-  quantize: NonNullable<KvMemory["quantize"]> = (out, x) => {
-    this.#write(() => HOST_MEMORY.quantize?.(out, x));
+  quantize: NonNullable<KvMemory["quantize"]> = (out, x, head) => {
+    this.#write(() => HOST_MEMORY.quantize?.(out, x, head));
   };
 
   flush(): void {

@@ -22,13 +22,22 @@ const DEFAULTS = {
   eos_token_id: 2,
 };
 
-/** The files of a Llama with weights that depend only on its sizes. */
-export function tinyLlama(config: TinyConfig = {}): ModelFiles {
+/**
+ * The files of a Llama with weights that depend only on its sizes.
+ *
+ * @param change - may change the tensors before they are written
+ */
+export function tinyLlama(
+  config: TinyConfig = {},
+  change: (tensors: Record<string, Tensor<"f32">>) => void = () => {},
+): ModelFiles {
   const merged = { ...DEFAULTS, ...config };
+  const tensors = tinyLlamaTensors(merged);
+  change(tensors);
   return createMemoryFiles(
     new Map<string, Uint8Array | string>([
       ["config.json", JSON.stringify(merged)],
-      ["model.safetensors", writeSafetensors(Object.entries(tinyLlamaTensors(merged)))],
+      ["model.safetensors", writeSafetensors(Object.entries(tensors))],
     ]),
   );
 }

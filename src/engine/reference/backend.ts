@@ -3,18 +3,30 @@
  * caller's thread. Slow, and right.
  */
 
-import { referenceAttention } from "../../attention/index.ts";
+import { type QuantizedKv, quantizeKv, referenceAttention } from "../../attention/index.ts";
+import { allocate } from "../../dtype.ts";
 import { ShapeError } from "../../errors.ts";
 import { rotateInto } from "../../rope/index.ts";
-import { reshape, type Tensor, tensor, toF32, zeros } from "../../tensor.ts";
-import type { Activation, AttendCall, Backend, RotationTable, WeightMatrix } from "../backend.ts";
+import { type Tensor, takeHeads, tensor, toF32, zeros } from "../../tensor.ts";
+import type { Activation, AttendCall, Backend, RotationTable } from "../backend.ts";
+import { headViews } from "../head-views.ts";
+import {
+  convertWeights,
+  createMatrix,
+  type MatrixSource,
+  storedType,
+  type WeightMatrix,
+  type WeightType,
+  weightsToF32,
+} from "../weight-matrix.ts";
 
 /** The oracle as a backend. */
 export function createReferenceBackend(): Backend {
   return new ReferenceBackend();
 }
 
-class ReferenceBackend implements Backend {
+/** Every operation as its formula. */
+export class ReferenceBackend implements Backend {
   readonly name = "reference";
   readonly pending = false;
 
@@ -24,8 +36,11 @@ class ReferenceBackend implements Backend {
 
   release(): void {}
 
-  matrix(source: Tensor): WeightMatrix {
-    return this.vector(source);
+  /** The numbers that the weights have in that type, as f32. */
+  matrix(source: MatrixSource, type: WeightType = storedType(source), name = "matrix"): WeightMatrix {
+    const kept = createMatrix(name, type, source.shape, allocate);
+    convertWeights(kept, source, name);
+    return tensor("f32", source.shape, weightsToF32(kept));
   }
 
   vector(source: Tensor): Tensor<"f32"> {
@@ -34,11 +49,12 @@ class ReferenceBackend implements Backend {
 
   embed(out: Tensor<"f32">, table: WeightMatrix, tokens: Int32Array): void {
     const [vocabulary, width] = table.shape;
+    const numbers = weightsToF32(table);
     tokens.forEach((token, t) => {
       if (token < 0 || token >= vocabulary) {
         throw new ShapeError("embed", `token ids must be from 0 to ${vocabulary - 1}`, { token, index: t });
       }
-      out.data.set(table.data.subarray(token * width, (token + 1) * width), t * width);
+      out.data.set(numbers.subarray(token * width, (token + 1) * width), t * width);
     });
   }
 
@@ -55,7 +71,7 @@ class ReferenceBackend implements Backend {
   linear(out: Tensor<"f32">, x: Tensor<"f32">, weight: WeightMatrix, bias?: Tensor<"f32">): void {
     const [outputs, inputs] = weight.shape;
     const a = x.data;
-    const w = weight.data;
+    const w = weightsToF32(weight);
     for (let t = 0, row = 0; row < a.length; t++, row += inputs) {
       for (let n = 0; n < outputs; n++) {
         let sum = bias ? bias.data[n] : 0;
@@ -75,21 +91,21 @@ class ReferenceBackend implements Backend {
   }
 
   attend(out: Tensor<"f32">, call: AttendCall): void {
-    const { kv, q, queryPositions, querySegments, mask, scale, softcap, sinks } = call;
-    const result = referenceAttention({
-      q,
-      k: kv.keys,
-      v: kv.values,
-      mask,
-      queryPositions,
-      keyPositions: kv.positions,
-      querySegments,
-      keySegments: kv.segments,
-      scale,
-      ...(softcap === undefined ? {} : { softcap }),
-      ...(sinks === undefined ? {} : { sinks }),
-    });
-    reshape(out, result.out.shape).data.set(result.out.data);
+    const { q, mask, queryPositions, querySegments, scale, softcap, sinks } = call;
+    const H = q.shape[1];
+    for (const { kv, head, heads } of headViews(call)) {
+      const result = referenceAttention({
+        q: heads === H ? q : takeHeads(q, head, heads),
+        kv,
+        mask,
+        queryPositions,
+        querySegments,
+        scale,
+        ...(softcap !== undefined && { softcap }),
+        ...(sinks !== undefined && { sinks: sinks.subarray(head, head + heads) }),
+      });
+      putHeads(out, result.out, H, head);
+    }
   }
 
   gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void {
@@ -101,8 +117,17 @@ class ReferenceBackend implements Backend {
     for (let at = 0; at < out.data.length; at++) out.data[at] = a.data[at] + b.data[at];
   }
 
-  copy(out: Tensor<"f32">, x: Tensor<"f32">): void {
-    out.data.set(x.data);
+  copy(out: Tensor<"f32">, x: Tensor<"f32">, head?: number): void {
+    out.data.set(head === undefined ? x.data : takeHeads(x, head, 1).data);
+  }
+
+  quantize(out: QuantizedKv, x: Tensor<"f32">, head?: number): void {
+    const { codes, scales } = quantizeKv(head === undefined ? x : takeHeads(x, head, 1), {
+      bits: out.bits,
+      axis: out.axis,
+    });
+    out.codes.data.set(codes.data);
+    out.scales.data.set(scales.data);
   }
 
   async flush(): Promise<void> {}
@@ -113,3 +138,10 @@ class ReferenceBackend implements Backend {
 const ACTIVATIONS: Record<Activation, (x: number) => number> = {
   silu: (x) => x / (1 + Math.exp(-x)),
 };
+
+/** Writes x [T, heads, D] to heads of out [T, H, D]. */
+function putHeads(out: Tensor<"f32">, { shape: [T, heads, D], data }: Tensor, H: number, head: number): void {
+  for (let t = 0; t < T; t++) {
+    out.data.set(data.subarray(t * heads * D, (t + 1) * heads * D) as Float32Array, (t * H + head) * D);
+  }
+}

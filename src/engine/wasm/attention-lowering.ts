@@ -2,7 +2,7 @@
  * A plan as the words that the attention kernels read.
  */
 
-import type { AttentionPlan } from "../../attention/index.ts";
+import type { WorkPlan } from "../../attention/index.ts";
 import type { KvSide, KvSlots } from "./attention-storage.ts";
 import { ITEM, ITEM_WORDS } from "./kernels/attention-rows.ts";
 import { TILE_KEYS } from "./kernels/attention-scratch.ts";
@@ -40,7 +40,7 @@ export type KvLayout = { readonly keys: KvSide; readonly values: KvSide; readonl
  * @param stateBytes - bytes of the states of one item
  */
 export function lowerPlan(
-  plan: AttentionPlan,
+  plan: WorkPlan,
   { keys, values, slots }: KvLayout,
   memory: CallMemory,
   stateBytes: number,
@@ -91,7 +91,7 @@ export function lowerPlan(
  * @returns words of the pieces, and the first piece of every entry of the plan
  */
 export function lowerEntries(
-  { tiles, bits, dims }: AttentionPlan,
+  { tiles, bits, dims }: WorkPlan,
   slots: KvSlots,
   bitsAddress: number,
 ): { words: Int32Array; starts: Int32Array } {
@@ -134,7 +134,7 @@ export function lowerEntries(
 const GAP = 8;
 
 /** The keys of a tile of bits that some row sees, as pairs of first and after the last, with gaps of at least GAP. */
-function createSeenKeys({ data, rowBlocks }: AttentionPlan["bits"], keyTile: number): (offset: number) => number[] {
+function createSeenKeys({ data, rowBlocks }: WorkPlan["bits"], keyTile: number): (offset: number) => number[] {
   const known = new Map<number, number[]>();
   return (offset) => {
     const found = known.get(offset);

@@ -2,10 +2,10 @@
  * Attention on a runtime: picks and specialises the kernels, lowers the plan, issues the calls.
  */
 
-import type { AttentionPlan, Capabilities, KernelCapabilities } from "../../attention/index.ts";
+import type { Capabilities, KernelCapabilities, WorkPlan } from "../../attention/index.ts";
 import { ConfigError } from "../../errors.ts";
 import { type CallMemory, type KvLayout, type LoweredPlan, lowerPlan } from "./attention-lowering.ts";
-import { isDecodePlan, lowerDecodePlan } from "./decode-lowering.ts";
+import { decodeSpec, isDecodePlan, lowerDecodePlan } from "./decode-lowering.ts";
 import { emitAttention } from "./kernels/attention.ts";
 import { emitDecode } from "./kernels/attention-decode.ts";
 import { emitDecodeMerge } from "./kernels/attention-decode-merge.ts";
@@ -58,7 +58,10 @@ export function wasmTile(rows: number, keyDim: number): { rows: number; keys: nu
 }
 
 /** What kernels are specialised for beside what the plan knows. */
-export type AttentionOptions = Pick<AttentionSpec, "score" | "dropout" | "rowColumns" | "keyColumns">;
+export type AttentionOptions = Pick<AttentionSpec, "score" | "dropout" | "rowColumns" | "keyColumns"> & {
+  /** Heads from one query to the next in q, out and stats, where there are more than the plan's. */
+  readonly heads?: number;
+};
 
 /** Addresses of one attention. */
 export type AttentionOperands = {
@@ -79,8 +82,15 @@ export type AttentionOperands = {
 };
 
 /** A plan in memory and the kernels that run it. */
-export type PreparedAttention = LoweredPlan &
-  ({ readonly attend: "blocks"; readonly spec: AttentionSpec } | { readonly attend: "one"; readonly spec: DecodeSpec });
+export type PreparedAttention = LoweredPlan & { readonly kernels: AttentionKernels };
+
+/** Numbers of the kernels of one attention. */
+type AttentionKernels = { readonly attend: number; readonly merge: number };
+
+/** What they are specialised for. */
+type KernelSpec =
+  | { readonly attend: "blocks"; readonly spec: AttentionSpec }
+  | { readonly attend: "one"; readonly spec: DecodeSpec };
 
 /**
  * Puts a plan into memory.
@@ -90,35 +100,33 @@ export type PreparedAttention = LoweredPlan &
 export function prepareAttention(
   runtime: WasmRuntime,
   memory: CallMemory,
-  plan: AttentionPlan,
+  plan: WorkPlan,
   layout: KvLayout,
   options: AttentionOptions,
 ): PreparedAttention {
-  const { H, D, Dv } = plan.dims;
-  if (isDecodePlan(plan, layout) && !options.score && !options.dropout) {
-    const strides = { keyStride: layout.keys.stride, valueStride: layout.values.stride };
-    const spec = { relaxed: runtime.features.relaxed, heads: H, keyDim: D, valueDim: Dv, ...strides };
-    return { ...lowerDecodePlan(plan, spec, layout, memory), attend: "one", spec };
+  // Where there are more heads than the plan's, the next query is not where the decode kernel looks for it.
+  const ownHeads = plan.dims.B === 1 || options.heads === undefined;
+  if (isDecodePlan(plan) && ownHeads && !options.score && !options.dropout) {
+    const spec = decodeSpec(plan, layout, runtime.features.relaxed);
+    return { ...lowerDecodePlan(plan, spec, layout, memory), kernels: kernelsOf(runtime, { attend: "one", spec }) };
   }
   const spec = attentionSpec(runtime, plan, layout, options);
   const blocks = Math.ceil(plan.tiles.rowTile / spec.rows);
   const lowered = lowerPlan(plan, layout, memory, blocks * blockLayout(spec).stateBytes);
-  return { ...lowered, attend: "blocks", spec };
+  return { ...lowered, kernels: kernelsOf(runtime, { attend: "blocks", spec }) };
 }
 
 /** Adds the calls of one attention to the runtime's present program. */
 export function issueAttention(runtime: WasmRuntime, prepared: PreparedAttention, operands: AttentionOperands): void {
-  const { attend, merge, takesOptions } = kernelsOf(runtime, prepared);
+  const { attend, merge } = prepared.kernels;
   const { q, keys, values, out, stats, sinks, scale, options } = operands;
   const { items, itemCount, operations, workers, workerPointers, merges, mergeCount } = prepared;
   const dealt = { items: itemCount, operations };
-  const split = workers === runtime.workers ? { ...dealt, workerPointers } : dealt;
+  const split = workers === runtime.workers ? { ...dealt, workerPointers, open: true } : dealt;
   runtime.issue(
     attend,
     split,
-    ...(["from", "to", items, q, keys, values, out, stats, sinks, { float: scale }] as const),
-    ...(takesOptions ? [options] : []),
-    "scratch",
+    ...(["from", "to", items, q, keys, values, out, stats, sinks, { float: scale }, options, "scratch"] as const),
   );
   if (mergeCount === 0) return;
   runtime.issue(
@@ -128,13 +136,10 @@ export function issueAttention(runtime: WasmRuntime, prepared: PreparedAttention
   );
 }
 
-function kernelsOf(
-  runtime: WasmRuntime,
-  prepared: PreparedAttention,
-): { attend: number; merge: number; takesOptions: boolean } {
-  const key = `attention ${prepared.attend} ${JSON.stringify(prepared.spec)}`;
-  if (prepared.attend === "one") {
-    const { spec } = prepared;
+function kernelsOf(runtime: WasmRuntime, wanted: KernelSpec): AttentionKernels {
+  const key = `attention ${wanted.attend} ${JSON.stringify(wanted.spec)}`;
+  if (wanted.attend === "one") {
+    const { spec } = wanted;
     const { attendOne, mergeOne } = runtime.kernels(key, () => ({
       scratchBytes: decodeScratch(spec).end,
       emit: (module) => {
@@ -142,9 +147,9 @@ function kernelsOf(
         emitDecodeMerge(module, spec);
       },
     }));
-    return { attend: attendOne, merge: mergeOne, takesOptions: false };
+    return { attend: attendOne, merge: mergeOne };
   }
-  const { spec } = prepared;
+  const { spec } = wanted;
   const { attend, merge } = runtime.kernels(key, () => ({
     scratchBytes: attentionScratch(spec).bytes,
     emit: (module) => {
@@ -152,12 +157,12 @@ function kernelsOf(
       emitAttentionMerge(module, spec);
     },
   }));
-  return { attend, merge, takesOptions: true };
+  return { attend, merge };
 }
 
 function attentionSpec(
   runtime: WasmRuntime,
-  { dims, tiles }: AttentionPlan,
+  { dims, tiles }: WorkPlan,
   { keys, values }: KvLayout,
   options: AttentionOptions,
 ): AttentionSpec {
@@ -172,7 +177,7 @@ function attentionSpec(
     valueDim: dims.Dv,
     keys: { type: keys.type, stride: keys.stride, scaleStride: keys.scaleStride },
     values: { type: values.type, stride: values.stride, scaleStride: values.scaleStride },
-    heads: dims.H,
+    heads: options.heads ?? dims.H,
     group: dims.H / dims.Hk,
     bitsStride: tiles.keyTile,
     ...options,

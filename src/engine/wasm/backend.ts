@@ -2,31 +2,34 @@
  * The WASM backend: a decoder's operations as calls of generated kernels, queued until `flush` runs them together.
  *
  * Activations are views of the engine's memory. Arrays from elsewhere (tokens, tables, positions) are copied when the
- * operation is issued, so the caller may change them at once. Weights stay in the element type they came in.
+ * first operation that reads them is issued, and must not change before the flush. Weights stay in the element type
+ * they came in, or are converted once, when they come.
  */
 
-import { planAttention } from "../../attention/index.ts";
+import type { QuantizedKv } from "../../attention/index.ts";
+import { bytesPerElement } from "../../dtype.ts";
 import { CapabilityError, ConfigError, ShapeError } from "../../errors.ts";
 import { sizeOf, type Tensor, tensor, toF32 } from "../../tensor.ts";
-import type { Activation, AttendCall, Backend, RotationTable, WeightMatrix } from "../backend.ts";
-import { ModuleBuilder } from "./assembler/module.ts";
+import type { Activation, AttendCall, Backend, RotationTable } from "../backend.ts";
 import {
-  issueAttention,
-  type PreparedAttention,
-  prepareAttention,
-  WASM_CAPABILITIES,
-  wasmTile,
-} from "./attention-runner.ts";
-import { softcapCode } from "./attention-score-lowering.ts";
-import { slotsOf, storageOf } from "./attention-storage.ts";
+  convertWeights,
+  createMatrix,
+  type MatrixSource,
+  storedType,
+  type WeightMatrix,
+  type WeightType,
+} from "../weight-matrix.ts";
+import { ModuleBuilder } from "./assembler/module.ts";
 import { detectFeatures, type WasmFeatures } from "./features.ts";
-import { emitAdd, emitCopy, emitGate, emitScaleRows } from "./kernels/elementwise.ts";
+import { emitAdd, emitCopy, emitCopyRows, emitGate, emitScaleRows } from "./kernels/elementwise.ts";
 import { emitEmbed } from "./kernels/embed.ts";
 import { emitLinear, linearScratchBytes } from "./kernels/linear.ts";
 import { emitRmsNorm } from "./kernels/norm.ts";
+import { emitQuantize } from "./kernels/quantize.ts";
 import { emitRotate } from "./kernels/rotate.ts";
 import { UNDIVIDED } from "./program.ts";
 import { WasmRuntime } from "./runtime.ts";
+import { StepAttention } from "./step-attention.ts";
 
 /** How a WASM backend is made. */
 export type WasmOptions = {
@@ -102,12 +105,11 @@ export async function createWasmRuntime(where: string, options: WasmOptions): Pr
 export class WasmBackend implements Backend {
   readonly name = "wasm";
   readonly runtime: WasmRuntime;
-  /** Where arrays from elsewhere have been copied for the present program. */
-  readonly #placed = new Map<ArrayBufferView, number>();
-  readonly #plans: PlannedCall[] = [];
+  readonly #attention: StepAttention;
 
   constructor(runtime: WasmRuntime) {
     this.runtime = runtime;
+    this.#attention = new StepAttention(runtime);
   }
 
   get pending(): boolean {
@@ -125,17 +127,20 @@ export class WasmBackend implements Backend {
     return tensor("f32", shape, this.runtime.memory.view("f32", address, size));
   }
 
-  release(t: Tensor): void {
-    const address = this.runtime.memory.addressOf(t.data);
-    if (address !== undefined) this.runtime.releaseLater(address);
+  release(t: Tensor | WeightMatrix): void {
+    for (const array of t.dtype === "int8" ? [t.data, t.scales] : [t.data]) {
+      const address = this.runtime.memory.addressOf(array);
+      if (address !== undefined) this.runtime.releaseLater(address);
+    }
   }
 
-  matrix(source: Tensor): WeightMatrix {
-    if (source.dtype !== "f16" && source.dtype !== "bf16") return this.vector(source);
-    const { address } = this.runtime.memory.take(source.data.byteLength);
-    const data = this.runtime.memory.view(source.dtype, address, source.data.length);
-    data.set(source.data);
-    return tensor(source.dtype, source.shape, data) as WeightMatrix;
+  matrix(source: MatrixSource, type: WeightType = storedType(source), name = "matrix"): WeightMatrix {
+    const { memory } = this.runtime;
+    const kept = createMatrix(name, type, source.shape, (dtype, length) =>
+      memory.view(dtype, memory.take(length * bytesPerElement(dtype)).address, length),
+    );
+    convertWeights(kept, source, name);
+    return kept;
   }
 
   vector(source: Tensor): Tensor<"f32"> {
@@ -147,41 +152,42 @@ export class WasmBackend implements Backend {
   embed(out: Tensor<"f32">, table: WeightMatrix, tokens: Int32Array): void {
     const width = table.shape[1];
     const spec = { width, weightType: table.dtype };
-    const { embed } = this.#kernels("embed", spec, () => ({ emit: (module) => emitEmbed(module, spec) }));
-    const ids = this.#input(tokens);
+    const { embed } = this.kernels("embed", spec, () => ({ emit: (module) => emitEmbed(module, spec) }));
+    const ids = this.input(tokens);
     this.runtime.issue(
       embed,
       { items: tokens.length, operations: tokens.length * width },
-      ...([this.#output(out), this.#input(table.data), 0, ids, "from", "to"] as const),
+      ...([this.output(out), this.input(table.data), this.scalesOf(table), ids, "from", "to"] as const),
     );
   }
 
   rmsNorm(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, eps: number): void {
     const width = weight.data.length;
-    const spec = { ...this.#mode(), width };
-    const { rmsNorm } = this.#kernels("rmsNorm", spec, () => ({ emit: (module) => emitRmsNorm(module, spec) }));
+    const spec = { ...this.mode(), width };
+    const { rmsNorm } = this.kernels("rmsNorm", spec, () => ({ emit: (module) => emitRmsNorm(module, spec) }));
     this.runtime.issue(
       rmsNorm,
       { items: x.data.length / width, operations: 4 * x.data.length },
-      ...([this.#output(out), this.#input(x.data), this.#input(weight.data), "from", "to", { float: eps }] as const),
+      ...([this.output(out), this.input(x.data), this.input(weight.data), "from", "to", { float: eps }] as const),
     );
   }
 
   linear(out: Tensor<"f32">, x: Tensor<"f32">, weight: WeightMatrix, bias?: Tensor<"f32">): void {
     const [outputs, inputs] = weight.shape;
     const spec = {
-      ...this.#mode(),
+      ...this.mode(),
       inputs,
       outStride: 4 * outputs,
       weightType: weight.dtype,
       bias: bias !== undefined,
     };
-    const { linear } = this.#kernels("linear", spec, () => ({
+    const { linear } = this.kernels("linear", spec, () => ({
       scratchBytes: linearScratchBytes(spec),
       emit: (module) => emitLinear(module, spec),
     }));
-    const addresses = [this.#output(out), this.#input(x.data), this.#input(weight.data), 0] as const;
-    const biasAddress = bias ? this.#input(bias.data) : 0;
+    const scales = this.scalesOf(weight);
+    const addresses = [this.output(out), this.input(x.data), this.input(weight.data), scales] as const;
+    const biasAddress = bias ? this.input(bias.data) : 0;
     const tokens = x.data.length / inputs;
     this.runtime.issue(
       linear,
@@ -193,63 +199,76 @@ export class WasmBackend implements Backend {
   rotate(x: Tensor<"f32">, table: RotationTable): void {
     const [tokens, heads, headDim] = x.shape;
     const { rotaryDim, rotaryOffset, pairing } = table;
-    const spec = { ...this.#mode(), heads, headDim, rotaryDim, rotaryOffset, pairing };
-    const { rotate } = this.#kernels("rotate", spec, () => ({ emit: (module) => emitRotate(module, spec) }));
-    const at = this.#output(x);
+    const spec = { ...this.mode(), heads, headDim, rotaryDim, rotaryOffset, pairing };
+    const { rotate } = this.kernels("rotate", spec, () => ({ emit: (module) => emitRotate(module, spec) }));
+    const at = this.output(x);
     this.runtime.issue(
       rotate,
       { items: tokens, operations: 4 * x.data.length },
-      ...([at, at, this.#input(table.cos), this.#input(table.sin), "from", "to"] as const),
+      ...([at, at, this.input(table.cos), this.input(table.sin), "from", "to"] as const),
     );
   }
 
   scaleRows(x: Tensor<"f32">, scales: Float32Array): void {
     const spec = { width: x.data.length / scales.length };
-    const { scaleRows } = this.#kernels("scaleRows", spec, () => ({ emit: (module) => emitScaleRows(module, spec) }));
+    const { scaleRows } = this.kernels("scaleRows", spec, () => ({ emit: (module) => emitScaleRows(module, spec) }));
     this.runtime.issue(
       scaleRows,
       { items: scales.length, operations: x.data.length },
-      this.#output(x),
-      this.#input(scales),
+      this.output(x),
+      this.input(scales),
       "from",
       "to",
     );
   }
 
   attend(out: Tensor<"f32">, call: AttendCall): void {
-    const { q, kv, scale, sinks } = call;
-    issueAttention(this.runtime, this.#planFor(call), {
-      q: this.#input(q.data),
-      keys: this.#input(kv.keys.data),
-      values: this.#input(kv.values.data),
-      out: this.#output(out),
-      stats: 0,
-      sinks: sinks ? this.#input(sinks) : 0,
-      scale,
-      options: 0,
-    });
+    this.#attention.attend(call, { out: this.output(out), stats: 0 });
   }
 
   gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void {
-    const spec = { ...this.#mode(), activation };
-    const kernels = this.#kernels("gate", spec, () => ({ emit: (module) => emitGate(module, spec) }));
+    const spec = { ...this.mode(), activation };
+    const kernels = this.kernels("gate", spec, () => ({ emit: (module) => emitGate(module, spec) }));
     this.#elementwise(kernels.gate, out, gate, up);
   }
 
   add(out: Tensor<"f32">, a: Tensor<"f32">, b: Tensor<"f32">): void {
-    const kernels = this.#kernels("add", {}, () => ({ emit: (module) => emitAdd(module) }));
+    const kernels = this.kernels("add", {}, () => ({ emit: (module) => emitAdd(module) }));
     this.#elementwise(kernels.add, out, a, b);
   }
 
-  copy(out: Tensor<"f32">, x: Tensor<"f32">): void {
-    const { copy } = this.#kernels("copy", {}, () => ({ emit: (module) => emitCopy(module) }));
-    this.runtime.issue(copy, UNDIVIDED, this.#output(out), this.#input(x.data), 4 * x.data.length);
+  copy(out: Tensor<"f32">, x: Tensor<"f32">, head?: number): void {
+    if (head !== undefined) {
+      const [tokens, heads, width] = x.shape;
+      const spec = { width: 4 * width, stride: 4 * heads * width };
+      const kernels = this.kernels("copyRows", spec, () => ({ emit: (module) => emitCopyRows(module, spec) }));
+      const from = this.input(x.data) + 4 * head * width;
+      this.runtime.issue(kernels.copyRows, { items: tokens, operations: 0 }, this.output(out), from, "from", "to");
+      return;
+    }
+    const { copy } = this.kernels("copy", {}, () => ({ emit: (module) => emitCopy(module) }));
+    this.runtime.issue(copy, UNDIVIDED, this.output(out), this.input(x.data), 4 * x.data.length);
   }
 
-  async flush(): Promise<void> {
-    this.#placed.clear();
-    this.#plans.length = 0;
-    await this.runtime.flush();
+  quantize(out: QuantizedKv, x: Tensor<"f32">, head?: number): void {
+    const { bits, axis, codes, scales } = out;
+    if (bits === "fp8" || axis !== "dkv") {
+      throw new CapabilityError("quantize", "8 or 4 bits and a scale for each head", { bits, axis });
+    }
+    const [heads, width] = x.shape.slice(-2);
+    const spec = { bits, width, rowStride: head === undefined ? 4 * width : 4 * heads * width };
+    const { quantize } = this.kernels("quantize", spec, () => ({ emit: (module) => emitQuantize(module, spec) }));
+    const from = this.input(x.data) + 4 * (head ?? 0) * width;
+    const items = scales.data.length;
+    this.runtime.issue(
+      quantize,
+      { items, operations: 16 * items * width },
+      ...([this.output(codes), this.output(scales), from, "from", "to"] as const),
+    );
+  }
+
+  flush(): Promise<void> {
+    return this.runtime.flush();
   }
 
   dispose(): void {
@@ -257,29 +276,29 @@ export class WasmBackend implements Backend {
   }
 
   #elementwise(kernel: number, out: Tensor<"f32">, a: Tensor<"f32">, b: Tensor<"f32">): void {
-    const addresses = [this.#output(out), this.#input(a.data), this.#input(b.data)] as const;
+    const addresses = [this.output(out), this.input(a.data), this.input(b.data)] as const;
     const operations = 16 * out.data.length;
     this.runtime.issue(kernel, { items: out.data.length, grain: LINE, operations }, ...addresses, "from", "to");
   }
 
-  #mode(): { relaxed: boolean } {
+  protected mode(): { relaxed: boolean } {
     return { relaxed: this.runtime.features.relaxed };
   }
 
-  #kernels(name: string, spec: object, create: Parameters<WasmRuntime["kernels"]>[1]) {
+  protected kernels(name: string, spec: object, create: Parameters<WasmRuntime["kernels"]>[1]) {
     return this.runtime.kernels(`${name} ${JSON.stringify(spec)}`, create);
   }
 
-  /** The address of an array, copied into the engine's memory when it lies elsewhere. */
-  #input(values: Float32Array | Int32Array | Uint16Array): number {
-    const known = this.runtime.memory.addressOf(values) ?? this.#placed.get(values);
-    if (known !== undefined) return known;
-    const address = this.runtime.placeInput(values);
-    this.#placed.set(values, address);
-    return address;
+  protected input(values: ArrayBufferView): number {
+    return this.runtime.locateInput(values);
   }
 
-  #output(t: Tensor<"f32">): number {
+  /** The address of the scales of rows; 0 where a matrix has none. */
+  protected scalesOf(matrix: WeightMatrix): number {
+    return matrix.dtype === "int8" ? this.input(matrix.scales) : 0;
+  }
+
+  protected output(t: Tensor): number {
     const address = this.runtime.memory.addressOf(t.data);
     if (address === undefined) {
       throw new ShapeError(
@@ -291,67 +310,6 @@ export class WasmBackend implements Backend {
     }
     return address;
   }
-
-  /** Layers with the same mask, heads and positions share one plan. */
-  #planFor(call: AttendCall): PreparedAttention {
-    const found = this.#plans.find((one) => samePlan(one.call, call));
-    if (found) return found.prepared;
-    const { q, kv, mask, queryPositions, querySegments, sinks, softcap } = call;
-    const [Tq, H, D] = q.shape;
-    const plan = planAttention(
-      {
-        q,
-        kv,
-        mask,
-        queryPositions,
-        querySegments,
-        ...(sinks && { sinks }),
-        ...(softcap === undefined ? {} : { softcap }),
-      },
-      {
-        capabilities: WASM_CAPABILITIES,
-        workers: this.runtime.workers,
-        tile: wasmTile((Tq * H) / kv.keys.shape[1], D),
-      },
-    );
-    const layout = { keys: storageOf(kv.keys), values: storageOf(kv.values), slots: slotsOf(kv, plan.dims) };
-    const memory = {
-      place: (numbers: ArrayBufferView) => this.runtime.placeInput(numbers),
-      take: (bytes: number) => this.runtime.takeInput(bytes),
-    };
-    const prepared = prepareAttention(this.runtime, memory, plan, layout, {
-      ...(softcap !== undefined && { score: [softcapCode(softcap)] }),
-      rowColumns: 0,
-      keyColumns: 0,
-    });
-    this.#plans.push({ call, prepared });
-    return prepared;
-  }
-}
-
-/** A plan in memory, and the call it was made for. */
-type PlannedCall = { call: AttendCall; prepared: PreparedAttention };
-
-/** Whether a plan for one call serves another. */
-function samePlan(a: AttendCall, b: AttendCall): boolean {
-  const shapes = (call: AttendCall): string => `${call.q.shape};${call.kv.keys.shape};${call.kv.values.shape}`;
-  return (
-    shapes(a) === shapes(b) &&
-    (a.mask === b.mask || a.mask.hash() === b.mask.hash()) &&
-    a.softcap === b.softcap &&
-    (a.sinks === undefined) === (b.sinks === undefined) &&
-    sameNumbers(a.queryPositions, b.queryPositions) &&
-    sameNumbers(a.querySegments, b.querySegments) &&
-    sameNumbers(a.kv.positions, b.kv.positions) &&
-    sameNumbers(a.kv.segments, b.kv.segments)
-  );
-}
-
-function sameNumbers(a: Int32Array, b: Int32Array): boolean {
-  if (a === b) return true;
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
 }
 
 function limitFeatures(there: WasmFeatures, wanted: Partial<WasmFeatures> = {}): WasmFeatures {

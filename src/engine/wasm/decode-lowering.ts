@@ -2,24 +2,48 @@
  * A plan of single queries as the words that the decode kernel reads: items of all heads and a run of key tiles.
  */
 
-import type { AttentionPlan } from "../../attention/index.ts";
+import type { WorkPlan } from "../../attention/index.ts";
 import { type CallMemory, type KvLayout, type LoweredPlan, lowerEntries } from "./attention-lowering.ts";
-import { DECODE_ITEM, DECODE_ITEM_WORDS, type DecodeSpec, decodeScratch } from "./kernels/attention-decode-rows.ts";
+import type { KvSide } from "./attention-storage.ts";
+import {
+  DECODE_ITEM,
+  DECODE_ITEM_WORDS,
+  type DecodeSide,
+  type DecodeSpec,
+  decodeKeys,
+  decodeScratch,
+} from "./kernels/attention-decode-rows.ts";
 import { ENTRY_BYTES } from "./kernels/attention-tile.ts";
 
-/** Whether the decode kernel can run a plan: one query per key-value head, f32 keys and values, whole vectors. */
-export function isDecodePlan({ dims, tiles }: AttentionPlan, { keys, values }: KvLayout): boolean {
-  const { Tq, H, Hk, D, Dv } = dims;
-  const plain = keys.type === "f32" && values.type === "f32";
+/** Whether the decode kernel can run a plan: one query, whole vectors. */
+export function isDecodePlan({ dims, tiles }: WorkPlan): boolean {
+  const { Tq, D, Dv } = dims;
   const wholeVectors = D % 4 === 0 && Dv % 4 === 0 && Dv > 0;
-  return Tq === 1 && H === Hk && wholeVectors && tiles.planes === 1 && plain;
+  return Tq === 1 && wholeVectors && tiles.planes === 1 && tiles.rowTiles === 1;
+}
+
+/** What the decode kernel for a plan is specialised for. */
+export function decodeSpec({ dims }: WorkPlan, { keys, values }: KvLayout, relaxed: boolean): DecodeSpec {
+  return {
+    relaxed,
+    heads: dims.H,
+    group: dims.H / dims.Hk,
+    keyDim: dims.D,
+    valueDim: dims.Dv,
+    keys: decodeSide(keys),
+    values: decodeSide(values),
+  };
+}
+
+function decodeSide({ type, stride, scaleStride, scaleHead }: KvSide): DecodeSide {
+  return { type, stride, scaleStride, scaleHead };
 }
 
 /**
  * Writes a plan's entries, bits, items and merges; every batch entry's tiles are split evenly among the workers.
  */
 export function lowerDecodePlan(
-  plan: AttentionPlan,
+  plan: WorkPlan,
   spec: DecodeSpec,
   { slots }: Pick<KvLayout, "slots">,
   memory: CallMemory,
@@ -27,10 +51,10 @@ export function lowerDecodePlan(
   const { tiles, work, dims, bits } = plan;
   const workers = work.workerPointers.length - 1;
   const { words: entryWords, starts } = lowerEntries(plan, slots, memory.place(bits.data));
-  const entries = memory.place(entryWords);
   const layout = decodeScratch(spec);
   const stateBytes = layout.end - layout.max;
 
+  const longer = new LongerEntries(entryWords, decodeKeys(spec.heads));
   const items: { batch: number; start: number; end: number; part: boolean }[] = [];
   const merges: number[] = [];
   for (let batch = 0; batch < dims.B; batch++) {
@@ -42,9 +66,10 @@ export function lowerDecodePlan(
     for (let part = 0; part < parts; part++) {
       const from = start + Math.floor((count * part) / parts);
       const to = start + Math.floor((count * (part + 1)) / parts);
-      items.push({ batch, start: from, end: to, part: parts > 1 });
+      items.push({ batch, ...longer.add(from, to), part: parts > 1 });
     }
   }
+  const entries = memory.place(longer.words);
   const states = merges.length > 0 ? memory.take(items.length * stateBytes) : 0;
   const words = new Int32Array(items.length * DECODE_ITEM_WORDS);
   for (const [n, { batch, start, end, part }] of items.entries()) {
@@ -66,4 +91,45 @@ export function lowerDecodePlan(
     merges: memory.place(Int32Array.from(merges)),
     mergeCount: merges.length / 2,
   };
+}
+
+/** Entries that are put together where their keys follow each other: longer runs through memory. */
+class LongerEntries {
+  readonly #from: Int32Array;
+  readonly #mostKeys: number;
+  readonly #words: Int32Array<ArrayBuffer>;
+  #length = 0;
+
+  constructor(entries: Int32Array, mostKeys: number) {
+    this.#from = entries;
+    this.#mostKeys = mostKeys;
+    this.#words = new Int32Array(entries.length);
+  }
+
+  get words(): Int32Array<ArrayBuffer> {
+    return this.#words.subarray(0, this.#length);
+  }
+
+  /**
+   * Adds the entries from … to − 1.
+   *
+   * @returns where they are among the longer ones
+   */
+  add(from: number, to: number): { start: number; end: number } {
+    const words = this.#words;
+    const width = ENTRY_BYTES / 4;
+    const start = this.#length / width;
+    for (let entry = from; entry < to; entry++) {
+      const [row, count, bits, slot] = this.#from.subarray(entry * width, (entry + 1) * width);
+      const last = this.#length - width;
+      const follows = entry > from && words[last] + words[last + 1] === row && words[last + 2] === 0 && bits === 0;
+      if (follows && words[last + 1] + count <= this.#mostKeys) {
+        words[last + 1] += count;
+      } else {
+        words.set([row, count, bits, slot], this.#length);
+        this.#length += width;
+      }
+    }
+    return { start, end: this.#length / width };
+  }
 }

@@ -3,11 +3,11 @@
  */
 
 import {
+  type AttentionGradients,
   type AttentionPlan,
   type AttentionRequest,
   checkPlanFits,
   type KeyValues,
-  type KvStore,
   type PlanOptions,
   type PlanRequest,
   planAttention,
@@ -17,7 +17,11 @@ import {
 import { shapeOfKv, withDenseKeys } from "../../attention/kv-gather.ts";
 import { readPlanRequest } from "../../attention/plan.ts";
 import { type AttentionSpec, normalizeAttention } from "../../attention/spec.ts";
-import { tensor } from "../../tensor.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { EngineMemory } from "../backend.ts";
+import { wasmAttentionGradients } from "./attention-gradients.ts";
+import { attentionOptions, numbersOf } from "./attention-options.ts";
+import { readResults } from "./attention-results.ts";
 import {
   type AttentionOperands,
   issueAttention,
@@ -25,21 +29,31 @@ import {
   WASM_CAPABILITIES,
   wasmTile,
 } from "./attention-runner.ts";
-import { type LoweredScore, lowerScore } from "./attention-score-lowering.ts";
+import { lowerScore } from "./attention-score-lowering.ts";
 import { slotsOf, storageOf } from "./attention-storage.ts";
-import { OPTIONS, OPTIONS_BYTES } from "./kernels/attention-tile.ts";
-import type { Block } from "./memory.ts";
+import { WasmBackend } from "./backend.ts";
+import { CallBlocks } from "./call-blocks.ts";
+import { PreparedRun } from "./prepared-run.ts";
+import { RequestKey } from "./request-key.ts";
 import type { WasmRuntime } from "./runtime.ts";
+
+/** Plans that stay in the engine's memory, and the most bytes that one of them may have. */
+const MAX_KEPT = 8;
+const MAX_KEPT_BYTES = 2 ** 20;
 
 /** Runs attention requests and plans on a runtime. */
 export class WasmRunner {
   readonly capabilities: typeof WASM_CAPABILITIES = WASM_CAPABILITIES;
+  readonly memory: EngineMemory;
   readonly #runtime: WasmRuntime;
   readonly #workers: number;
+  /** Plans that stay in the engine's memory, oldest first. */
+  readonly #kept = new Map<AttentionPlan, PreparedRun>();
 
   /** @param workers - what plans are made for; those of the runtime when absent */
   constructor(runtime: WasmRuntime, workers: number = runtime.workers) {
     this.#runtime = runtime;
+    this.memory = new WasmBackend(runtime);
     this.#workers = workers;
   }
 
@@ -75,9 +89,26 @@ export class WasmRunner {
 
   /** Runs a plan that was made for such a request. */
   async run(plan: AttentionPlan, request: AttentionRequest): Promise<ReferenceOutput> {
+    const kept = this.#kept.get(plan);
+    if (kept?.fits(request)) return kept.run(request);
     const read = readPlanRequest(request);
     checkPlanFits("run", plan, read, request.kv);
-    return this.#execute(plan, read.spec, request.kv);
+    if (!RequestKey.takes(request) || plan.bytes > MAX_KEPT_BYTES) return this.#execute(plan, read.spec, request.kv);
+    return this.#keep(plan, new PreparedRun(this.#runtime, plan, request, read.spec)).run(request);
+  }
+
+  /** Keeps a plan in place of what it was kept for before, or of the plan that was kept longest. */
+  #keep(plan: AttentionPlan, run: PreparedRun): PreparedRun {
+    const outdated = this.#kept.has(plan) || this.#kept.size < MAX_KEPT ? plan : [...this.#kept.keys()][0];
+    this.#kept.get(outdated)?.release();
+    this.#kept.delete(outdated);
+    this.#kept.set(plan, run);
+    return run;
+  }
+
+  /** Gradients of a request. */
+  async gradients(request: AttentionRequest, dOut: Tensor<"f32" | "f64">): Promise<AttentionGradients> {
+    return wasmAttentionGradients(this.#runtime, request, dOut, this.#workers);
   }
 
   /** Stops the workers. */
@@ -87,7 +118,7 @@ export class WasmRunner {
 
   async #execute(plan: AttentionPlan, request: AttentionSpec, kv: KeyValues | undefined): Promise<ReferenceOutput> {
     const runtime = this.#runtime;
-    const memory = new CallMemory(runtime);
+    const memory = new CallBlocks(runtime);
     try {
       const { B, Tq, H, Dv } = plan.dims;
       const { keys, values } = kv ?? { keys: request.k, values: request.v };
@@ -111,7 +142,7 @@ export class WasmRunner {
         stats,
         sinks: request.sinks ? memory.place(Float32Array.from(request.sinks)) : 0,
         scale: request.scale,
-        options: placeOptions(memory, lowered, keys, values),
+        options: memory.place(attentionOptions((numbers) => memory.locate(numbers), { keys, values }, lowered)),
       };
       issueAttention(runtime, prepared, operands);
       await runtime.flush();
@@ -119,95 +150,10 @@ export class WasmRunner {
         request,
         runtime.memory.view("f32", out, rows * Dv).slice(),
         runtime.memory.view("f32", stats, rows * 2),
+        request.sinks,
       );
     } finally {
       memory.release();
     }
   }
-}
-
-/** The blocks of one call. */
-class CallMemory {
-  readonly #runtime: WasmRuntime;
-  readonly #blocks: Block[] = [];
-
-  constructor(runtime: WasmRuntime) {
-    this.#runtime = runtime;
-  }
-
-  /** Takes bytes that are zero. */
-  take(bytes: number): number {
-    const block = this.#runtime.memory.take(bytes);
-    this.#blocks.push(block);
-    return block.address;
-  }
-
-  /** Copies numbers into the engine's memory. */
-  place(values: ArrayBufferView): number {
-    const address = this.take(values.byteLength);
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    this.#runtime.memory.view("u8", address, values.byteLength).set(bytes);
-    return address;
-  }
-
-  /** The address of numbers, copied when they lie elsewhere. */
-  locate(values: ArrayBufferView): number {
-    return this.#runtime.memory.addressOf(values) ?? this.place(values);
-  }
-
-  release(): void {
-    for (const block of this.#blocks) this.#runtime.memory.release(block);
-  }
-}
-
-function numbersOf(store: KvStore): ArrayBufferView {
-  return "codes" in store ? store.codes.data : store.data;
-}
-
-function placeOptions(memory: CallMemory, lowered: LoweredScore, keys: KvStore, values: KvStore): number {
-  const { rowTable, keyTable, dropout } = lowered;
-  const block = new DataView(new ArrayBuffer(OPTIONS_BYTES));
-  const address = (name: keyof typeof OPTIONS, numbers: ArrayBufferView | undefined): void => {
-    if (numbers) block.setInt32(OPTIONS[name], memory.locate(numbers), true);
-  };
-  address("rowTable", rowTable);
-  address("keyTable", keyTable);
-  address("keyScales", "codes" in keys ? keys.scales.data : undefined);
-  address("valueScales", "codes" in values ? values.scales.data : undefined);
-  if (dropout) {
-    block.setUint32(OPTIONS.dropThreshold, dropout.threshold, true);
-    block.setFloat32(OPTIONS.dropKept, dropout.kept, true);
-  }
-  return memory.place(block);
-}
-
-/**
- * The results of a call.
- *
- * @param out - f32 [B, Tq, H, Dv]
- * @param stats - f32 [B, Tq, H, 2], largest score and sum of exponentials
- */
-function readResults({ dims, batched, sinks }: AttentionSpec, out: Float32Array, stats: Float32Array): ReferenceOutput {
-  const { B, Tq, H, Dv } = dims;
-  const lse = new Float32Array(B * Tq * H);
-  const maxLogits = new Float64Array(B * H).fill(-Infinity);
-  for (let row = 0; row < lse.length; row++) {
-    const [max, sum] = [stats[2 * row], stats[2 * row + 1]];
-    const own = sum > 0 ? max + Math.log(sum) : -Infinity;
-    lse[row] = sinks === undefined ? own : logAddExp(own, sinks[row % H]);
-    const head = Math.floor(row / (Tq * H)) * H + (row % H);
-    if (sum > 0) maxLogits[head] = Math.max(maxLogits[head], max);
-  }
-  const batch = batched ? [B] : [];
-  return {
-    out: tensor("f32", [...batch, Tq, H, Dv], out),
-    lse: tensor("f32", [...batch, Tq, H], lse),
-    maxLogits: tensor("f64", [...batch, H], maxLogits),
-  };
-}
-
-/** ln(e^a + e^b); −Infinity when both are. */
-function logAddExp(a: number, b: number): number {
-  const top = Math.max(a, b);
-  return top === -Infinity ? top : top + Math.log1p(Math.exp(Math.min(a, b) - top));
 }

@@ -31,6 +31,33 @@ describe("items of a call", () => {
     expect(ranges).toEqual([[[0, 4]], [], [[4, 9]]]);
   });
 
+  it("of open runs are taken once each, a worker's own first", () => {
+    const split = { items: 70, workerPointers: 32, open: true };
+    const program = new Program();
+    program.call(0, split, ["from", "to"]);
+    const memory = new WebAssembly.Memory({ initial: 1 });
+    const words = new Int32Array(memory.buffer);
+    words.set([0, 33, 33, 70], 8);
+    words.set(program.words, 64);
+    const seen: number[][] = [[], [], []];
+    const kernelOf = (worker: number, onCall: () => void) => (from: number, to: number) => {
+      for (let item = from; item < to; item++) seen[worker].push(item);
+      onCall();
+    };
+    const run = (worker: number, onCall: () => void): void =>
+      runProgram([kernelOf(worker, onCall)], memory, 256, 1, { worker, workers: 3, scratch: 0, barrier: () => {} });
+    // While the first worker is in its third part, the last one does all that is left.
+    let parts = 0;
+    run(0, () => {
+      if (++parts === 3) run(2, () => {});
+    });
+    run(1, () => {});
+    expect(seen[0]).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(seen[1]).toEqual([]);
+    expect(seen[2].slice(0, 37)).toEqual(Array.from({ length: 37 }, (_, n) => 33 + n));
+    expect(seen[2].slice(37)).toEqual(Array.from({ length: 27 }, (_, n) => 6 + n));
+  });
+
   it("all go to the first worker when the call is small", () => {
     const ranges = deal([{ items: 100, operations: 10 }], 2).map(({ seen }) => seen.map((args) => args.slice(0, 2)));
     expect(ranges).toEqual([[[0, 100]], []]);

@@ -31,6 +31,11 @@ const LOCAL = 2;
 /** Calls of fewer operations than this are not worth a second thread (a meeting takes about two microseconds). */
 const ALONE_BELOW = 100_000;
 
+/** Grain of a call whose runs are open. */
+const OPEN = 2;
+/** An open run is taken in this many parts. */
+const PARTS = 16;
+
 /** How the items of a call are dealt out. */
 export type Split = {
   readonly items: number;
@@ -38,6 +43,8 @@ export type Split = {
   readonly grain?: number;
   /** Address of i32 [workers + 1], where each worker's run of items starts; equal runs when absent. */
   readonly workerPointers?: number;
+  /** Whether workers may take items from each other's runs, because no result depends on who works on an item. */
+  readonly open?: boolean;
   /** About how many arithmetic operations the call takes; many when absent. */
   readonly operations?: number;
 };
@@ -96,10 +103,10 @@ export class Program {
   }
 
   /** Items and grain of a record. */
-  #deal({ items, grain = 1, workerPointers, operations = Infinity }: Split): [number, number] {
+  #deal({ items, grain = 1, workerPointers, open = false, operations = Infinity }: Split): [number, number] {
     if (operations < ALONE_BELOW) return [items, 0];
     this.#shared = true;
-    return workerPointers === undefined ? [items, grain] : [-workerPointers, 1];
+    return workerPointers === undefined ? [items, grain] : [-workerPointers, open ? OPEN : 1];
   }
 
   #grow(): void {
@@ -124,8 +131,13 @@ export type Participant = {
   readonly barrier: () => void;
 };
 
+/** Bytes of a program in memory: its records, and the counts of open runs. */
+export function programBytes(calls: number, workers: number): number {
+  return calls * (RECORD_WORDS + workers) * 4;
+}
+
 /**
- * Runs a participant's share of a program. Allocates nothing.
+ * Runs a participant's share of a program. Calls allocate nothing.
  *
  * @param memory - the engine's memory
  * @param address - first record
@@ -141,28 +153,45 @@ export function runProgram(
   const words = new Int32Array(memory.buffer);
   const floats = new Float32Array(memory.buffer);
   const local = [0, 0, scratch]; // in the order of LOCAL_NAMES
+  const run = (at: number): void => {
+    const count = words[at + 3];
+    const kinds = words[at + 4];
+    const args = ARGUMENTS[count];
+    for (let n = 0; n < count; n++) {
+      const kind = (kinds >> (2 * n)) & 3;
+      const word = at + FIRST_ARGUMENT + n;
+      args[n] = kind === INTEGER ? words[word] : kind === FLOAT ? floats[word] : local[words[word]];
+    }
+    kernels[words[at]].apply(undefined, args);
+  };
   for (let call = 0; call < calls; call++) {
     const at = address / 4 + call * RECORD_WORDS;
     const items = words[at + 1];
     const grain = words[at + 2];
-    if (items < 0) {
-      local[0] = words[-items / 4 + worker];
-      local[1] = words[-items / 4 + worker + 1];
-    } else {
-      const share = grain === 0 ? items : Math.ceil(items / grain / workers) * grain;
-      local[0] = Math.min(items, worker * share);
-      local[1] = Math.min(items, local[0] + share);
-    }
-    if (local[0] < local[1]) {
-      const count = words[at + 3];
-      const kinds = words[at + 4];
-      const args = ARGUMENTS[count];
-      for (let n = 0; n < count; n++) {
-        const kind = (kinds >> (2 * n)) & 3;
-        const word = at + FIRST_ARGUMENT + n;
-        args[n] = kind === INTEGER ? words[word] : kind === FLOAT ? floats[word] : local[words[word]];
+    if (items < 0 && grain === OPEN && workers > 1) {
+      const taken = address / 4 + calls * RECORD_WORDS + call * workers;
+      for (let n = 0; n < workers; n++) {
+        const owner = (worker + n) % workers; // its own run first
+        const first = words[-items / 4 + owner];
+        const end = words[-items / 4 + owner + 1];
+        const part = Math.max(1, Math.floor((end - first) / PARTS));
+        for (;;) {
+          local[0] = first + Atomics.add(words, taken + owner, part);
+          if (local[0] >= end) break;
+          local[1] = Math.min(end, local[0] + part);
+          run(at);
+        }
       }
-      kernels[words[at]].apply(undefined, args);
+    } else {
+      if (items < 0) {
+        local[0] = words[-items / 4 + worker];
+        local[1] = words[-items / 4 + worker + 1];
+      } else {
+        const share = grain === 0 ? items : Math.ceil(items / grain / workers) * grain;
+        local[0] = Math.min(items, worker * share);
+        local[1] = Math.min(items, local[0] + share);
+      }
+      if (local[0] < local[1]) run(at);
     }
     const nextIsAlone = call + 1 < calls && words[at + RECORD_WORDS + 2] === 0;
     if (grain !== 0 || !nextIsAlone) barrier(); // the last call always ends with one: records may be overwritten then

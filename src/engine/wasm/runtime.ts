@@ -7,7 +7,7 @@ import { DeviceError } from "../../errors.ts";
 import type { ModuleBuilder } from "./assembler/module.ts";
 import type { WasmFeatures } from "./features.ts";
 import { type Block, WasmMemory } from "./memory.ts";
-import { type Argument, type Kernel, Program, RECORD_WORDS, runProgram, type Split } from "./program.ts";
+import { type Argument, type Kernel, Program, programBytes, runProgram, type Split } from "./program.ts";
 import type { FromWorker, ToWorker } from "./worker-messages.ts";
 import { spawnWorker, type WorkerHandle } from "./worker-spawn.ts";
 
@@ -48,6 +48,9 @@ export class WasmRuntime {
   #scratchBytes = 0;
   /** Blocks of the present program, and of those that run: inputs that are given back when it is done. */
   #inputs: Block[] = [];
+  /** Where arrays from elsewhere have been copied for the present program. */
+  readonly #placed = new Map<ArrayBufferView, number>();
+  #programNumber = 0;
   #tickets = 0;
   #failure: Error | undefined;
 
@@ -140,12 +143,29 @@ export class WasmRuntime {
     return address;
   }
 
+  /** The address of an array. One that lies elsewhere is copied for the present program, and only once. */
+  locateInput(values: ArrayBufferView): number {
+    let address = this.memory.addressOf(values) ?? this.#placed.get(values);
+    if (address === undefined) {
+      address = this.placeInput(values);
+      this.#placed.set(values, address);
+    }
+    return address;
+  }
+
+  /** Differs from program to program: what was placed for one does not serve another. */
+  get programNumber(): number {
+    return this.#programNumber;
+  }
+
   /**
    * Runs the present program.
    *
    * @throws DeviceError when a kernel or a worker fails; the runtime cannot be used afterwards
    */
   async flush(): Promise<void> {
+    this.#placed.clear();
+    this.#programNumber++;
     if (this.#failure) throw this.#failure;
     const { calls, words, shared } = this.#program;
     if (calls === 0) {
@@ -192,7 +212,7 @@ export class WasmRuntime {
   /** Writes the present program to memory and empties it, also when memory does not suffice. */
   #prepareRun(calls: number, words: Int32Array): number {
     try {
-      const address = this.takeInput(calls * RECORD_WORDS * 4);
+      const address = this.takeInput(programBytes(calls, this.workers));
       this.memory.view("i32", address, words.length).set(words);
       this.#prepareScratch();
       return address;

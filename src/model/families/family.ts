@@ -12,6 +12,8 @@ export type Family = {
   readonly modelTypes: readonly string[];
   /** config.json as a decoder. */
   readonly readConfig: (reader: ConfigReader, json: unknown) => DecoderConfig;
+  /** The name of the tensor that the output head is made of; the embedding's when tied. */
+  readonly headTensor: (config: DecoderConfig) => string;
   /** The checkpoint's tensors by role. */
   readonly loadWeights: (loader: WeightLoader, config: DecoderConfig, reader: ConfigReader) => Promise<DecoderWeights>;
 };

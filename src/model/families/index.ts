@@ -4,8 +4,9 @@ import type { ConfigReader } from "../../config-reader.ts";
 import { ConfigError } from "../../errors.ts";
 import type { Family } from "./family.ts";
 import { llama } from "./llama.ts";
+import { qwen3 } from "./qwen3.ts";
 
-const FAMILIES: readonly Family[] = [llama];
+const FAMILIES: readonly Family[] = [llama, qwen3];
 
 /**
  * The family a config.json belongs to.

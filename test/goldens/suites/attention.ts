@@ -14,7 +14,6 @@ import {
   mergeStates,
   type QuantizedKv,
   quantizeKv,
-  referenceAttentionGradients,
   referenceState,
   ringSchedule,
   type ScaleAxis,
@@ -106,7 +105,7 @@ export const attention: SuiteRunner = async (input) => {
   const outputs: Outputs = {
     ...(input.has("mask") ? { mask: maskTable(one) } : {}),
     ...(one.params.op === "merge" ? await mergedParts(one) : await attend(one)),
-    ...(one.params.gradients ? gradients(one) : {}),
+    ...(one.params.gradients ? await gradients(one) : {}),
   };
   const missing = [...EXPECTED, ...(one.params.gradients ?? [])].filter(
     (name) => input.has(name) && !(name in outputs),
@@ -331,9 +330,11 @@ function widened({ shape, data }: { shape: readonly number[]; data: Uint8Array }
 }
 
 /** The gradients of Σ d_out · out. */
-function gradients(one: Case): Outputs {
+async function gradients(one: Case): Promise<Outputs> {
   const request = { ...one.options, ...denseKeys(one) };
-  const { dq, dk, dv, dsinks, dbias, dslopes } = referenceAttentionGradients(request, dense(one.input.tensor("d_out")));
+  const engine = await engineOf(one.input.backend);
+  const dOut = dense(one.input.tensor("d_out"));
+  const { dq, dk, dv, dsinks, dbias, dslopes } = await engine.attentionGradients(request, dOut);
   const all = { dq, dk, dv, dsink: dsinks, dbias, dslopes };
   return Object.fromEntries(Object.entries(all).flatMap(([name, value]) => (value ? [[name, value.data]] : [])));
 }

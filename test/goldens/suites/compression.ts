@@ -1,56 +1,54 @@
 /** Compression policies, wrappers and re-rotation, from kvpress: scores, kept tokens, keys, values, logits after. */
 
+import { join } from "node:path";
+import { gatherKv, type KeyValues } from "phasor/attention";
 import {
   applyPlan,
-  attentionMassOf,
-  type CompressedLayer,
   channelScores,
-  decodingCompression,
+  type HeadRows,
   type HeadScores,
   headMajorRows,
-  type LayerPlan,
   lastQueries,
   lazyScore,
   type Observation,
   type Policy,
-  type PolicyNeeds,
-  type Queries,
-  type RepeatPass,
   rerotated,
-  tokenMajorRows,
   visitAttention,
 } from "phasor/compress";
+import { createBackend, type DecoderBackendName } from "phasor/engine";
+import {
+  type DecoderModel,
+  loadModel,
+  type ModelCache,
+  type ModelCacheOptions,
+  openModelFolder,
+  openSafetensors,
+} from "phasor/model";
 import type { RotaryLayer } from "phasor/rope";
 import type { CaseInput, SuiteRunner, Values } from "../case.ts";
-import { copyCache, GoldenDecoder, type LayerCache, type LayerStates, rowsOf } from "./compression-decoder.ts";
 import { goldenPolicy, type PressParams, simLayerOptions } from "./compression-policies.ts";
 
 type Outputs = Record<string, Values>;
 
-/** A prompt that the model has seen. */
-type Prompt = {
-  readonly input: CaseInput;
-  readonly model: GoldenDecoder;
-  readonly tokens: number[];
-  readonly cache: LayerCache[];
-  readonly states: LayerStates[];
-  readonly logits: Float64Array;
-};
-
 /** Computes every tensor a compression case may expect. */
 export const compression: SuiteRunner = async (input) => {
-  const { kind } = input.params;
+  const { kind, model: name } = input.params;
   if (kind === "rerotate") return onlyExpected(input, rerotation(input));
-  const prompt = await prefill(input);
-  switch (kind) {
-    case "states":
-      return onlyExpected(input, states(prompt));
-    case "policy":
-      return onlyExpected(input, policyCase(prompt));
-    case "decoding":
-      return onlyExpected(input, decodingCase(prompt));
-    default:
-      throw new Error(`unknown kind ${kind}`);
+  const backend = await createBackend({ backend: input.backend as DecoderBackendName, threads: 0 });
+  const model = await loadModel(join(input.folder, "models", name as string), { backend });
+  try {
+    switch (kind) {
+      case "states":
+        return onlyExpected(input, await states(input, model));
+      case "policy":
+        return onlyExpected(input, await policyCase(input, model));
+      case "decoding":
+        return onlyExpected(input, await decodingCase(input, model));
+      default:
+        throw new Error(`unknown kind ${kind}`);
+    }
+  } finally {
+    model.dispose();
   }
 };
 
@@ -69,167 +67,148 @@ function onlyExpected({ has, params }: CaseInput, outputs: Outputs): Outputs {
   return Object.fromEntries(Object.entries(outputs).filter(([name]) => has(name) && !INPUTS.test(name)));
 }
 
-async function prefill(input: CaseInput): Promise<Prompt> {
-  const model = await GoldenDecoder.load(input.folder, input.params.model as string);
-  const tokens = Array.from(input.tensor("input_ids").data);
-  const cache = model.createCache();
-  return { input, model, tokens, cache, ...model.forward(tokens, Array.from(tokens.keys()), cache) };
-}
+/** A policy that keeps everything and looks at everything. */
+const PROBE: Policy = {
+  ...{ name: "probe", moments: ["prefill"], scope: "layer", amount: "own", ragged: false, effects: ["evicts"] },
+  needs: { queries: Infinity, unrotatedQueries: Infinity, unrotatedKeys: true },
+  plan: (layers) =>
+    layers.map(({ keys }) => ({ kept: Array.from(keys.lengths, (T) => Int32Array.from({ length: T }, (_, t) => t)) })),
+};
 
-function states(prompt: Prompt): Outputs {
-  const { model, tokens, cache, input } = prompt;
-  const { heads, kvHeads, headDim } = model;
-  const all = (pick: (layer: LayerStates) => Float32Array, count: number): number[] =>
-    prompt.states.flatMap((layer) => headFirst(pick(layer), count, headDim));
-  const last8 = prompt.states.flatMap((_, layer) => {
-    const rows: number[] = [];
-    const seen = observe(prompt, layer, { queries: 8 });
-    visitAttention(seen, seen.queries as Queries, (_head, _query, row) => rows.push(...row));
-    return rows;
+async function states(input: CaseInput, model: DecoderModel): Promise<Outputs> {
+  const tokens = ids(input, "input_ids");
+  const rows: Record<string, number[]> = { q_pre: [], k_pre: [], q: [], k: [], v: [], attn_last8: [] };
+  const cache = model.createCache({
+    policy: PROBE,
+    onCompress: ({ observation }) => {
+      const { queries, unrotatedQueries, unrotatedKeys, keys, values } = observation as Required<Observation>;
+      const parts = { q_pre: unrotatedQueries.rows, k_pre: unrotatedKeys, q: queries.rows, k: keys, v: values };
+      for (const [name, part] of Object.entries(parts)) append(rows[name], numbersOf(part));
+      visitAttention(observation, lastQueries(queries, 8), (_head, _query, row) => append(rows.attn_last8, row));
+    },
   });
+  const residuals: Float32Array[] = [];
+  const onLayer = (_: number, hidden: { data: Float32Array }): void => void residuals.push(hidden.data.slice());
+  const logits = await model.forward({ tokens, cache, logits: "last", onLayer });
   return {
-    hidden: prompt.states.flatMap(({ hidden }) => Array.from(hidden)),
-    q_pre: all((s) => s.queriesBefore, heads),
-    k_pre: all((s) => s.keysBefore, kvHeads),
-    q: all((s) => s.queries, heads),
-    k: all((s) => s.keys, kvHeads),
-    v: all((s) => s.values, kvHeads),
-    attn_last8: last8,
-    logits_last: prompt.logits.subarray(-model.vocabSize),
-    cont_logits: continued(model, cache, Array.from(input.tensor("cont_ids").data), tokens.length),
+    ...rows,
+    hidden: await attentionInputs(input, model, tokens, residuals),
+    logits_last: logits.data,
+    cont_logits: await continued(model, cache, ids(input, "cont_ids")),
   };
 }
 
-function policyCase(prompt: Prompt): Outputs {
-  const { input, model } = prompt;
+/** What goes into the attention of every layer: the norm of the residual stream before it. */
+async function attentionInputs(
+  input: CaseInput,
+  { config }: DecoderModel,
+  tokens: Int32Array,
+  residuals: readonly Float32Array[],
+): Promise<number[]> {
+  const files = await openModelFolder(join(input.folder, "models", input.params.model as string));
+  const weights = await openSafetensors(await files.open("model.safetensors"));
+  const read = async (name: string): Promise<Float32Array> =>
+    Float32Array.from((await weights.read(name)).data as Float32Array);
+  const { hiddenSize: C, normEps } = config;
+  const embedding = await read("model.embed_tokens.weight");
+  const embedded = Float32Array.from(
+    { length: tokens.length * C },
+    (_, n) => embedding[tokens[Math.floor(n / C)] * C + (n % C)],
+  );
+  const normed: number[] = [];
+  for (const [layer, x] of [embedded, ...residuals.slice(0, -1)].entries()) {
+    const gain = await read(`model.layers.${layer}.input_layernorm.weight`);
+    for (let at = 0; at < x.length; at += C) {
+      const row = x.subarray(at, at + C);
+      const scale = 1 / Math.sqrt(row.reduce((sum, value) => sum + value ** 2, 0) / C + normEps);
+      append(
+        normed,
+        row.map((value, c) => value * scale * gain[c]),
+      );
+    }
+  }
+  return normed;
+}
+
+async function policyCase(input: CaseInput, model: DecoderModel): Promise<Outputs> {
   const params = input.params.policy as PressParams;
   const { policy, amount, scores, finalScores } = goldenPolicy(
     params,
     input.has("phi") ? input.tensor("phi") : undefined,
   );
-  const observations = prompt.states.map((_, layer) => observe(prompt, layer, policy.needs));
-  const plans = policy.plan(observations, amount);
-  const applied = plans.map((plan, layer) => applyPlan(observations[layer], plan));
-  const perLayer = (score: (observation: Observation) => HeadScores): number[] =>
-    observations.flatMap((observation) => score(observation).flatMap((row) => [...row]));
-  const kept = plans.flatMap((plan) => plan.kept);
-  const outputs: Outputs = {
-    ...(scores && input.has("scores") ? { scores: perLayer(scores) } : {}),
-    ...(finalScores ? { scores_final: perLayer(finalScores) } : {}),
-    kept_counts: kept.map((slots) => slots.length),
-    kept_flat: kept.flatMap((slots) => [...slots]),
-    kept_mask: kept.flatMap((slots) => maskOf(slots, prompt.tokens.length)),
-    final_keys_flat: applied.flatMap(({ keys }) => [...keys.data]),
-    final_values_flat: applied.flatMap(({ values }) => [...values.data]),
-    ...ofOnePress(params, plans, observations),
+  const tokens = ids(input, "input_ids");
+  const outputs: Record<string, number[]> = { kept_counts: [], kept_flat: [], kept_mask: [] };
+  const add = (name: string, values: Iterable<number>): void => {
+    outputs[name] ??= [];
+    append(outputs[name], values);
   };
+  const addScores = (name: string, rows: HeadScores): void => {
+    for (const row of rows) add(name, row);
+  };
+  const cache = model.createCache({
+    policy,
+    ...(amount?.compressionRatio !== undefined && { compressionRatio: amount.compressionRatio }),
+    repeat: repeatOptions(input, params),
+    onCompress: ({ observation, plan }) => {
+      if (scores && input.has("scores")) addScores("scores", scores(observation));
+      if (finalScores) addScores("scores_final", finalScores(observation));
+      if (params.press === "ThinK") {
+        for (const row of plan.droppedChannels ?? []) add("channels_dropped", row);
+        addScores("channel_scores", channelScores(observation, params.window_size as number));
+      }
+      if (params.press === "SimLayerKV") add("lazy_scores", [lazyScore(observation, simLayerOptions(params))]);
+    },
+  });
+  const question = input.params.window_size as number | undefined;
+  if (question === undefined) await model.prefill(cache, tokens);
+  else {
+    const asked = { question: tokens.subarray(-question), keepQuestion: true };
+    await model.prefill(cache, tokens.subarray(0, -question), asked);
+  }
+  for (const [layer, heads] of cache.report().layers.entries()) {
+    for (const head of heads.keys()) {
+      const kept = cache.sources(layer, head);
+      add("kept_counts", [kept.length]);
+      add("kept_flat", kept);
+      add("kept_mask", maskOf(kept, tokens.length));
+    }
+    const { keys, values } = rowsOf(cache, layer);
+    add("final_keys_flat", keys);
+    add("final_values_flat", values);
+  }
   if (!input.has("cont_ids")) return outputs;
-  const cache = applied.map((layer) => cacheOf(layer));
-  const start = input.params.cont_position_start as number;
-  return { ...outputs, cont_logits: continued(model, cache, Array.from(input.tensor("cont_ids").data), start) };
+  const start = input.params.cont_position_start;
+  if (cache.nextPosition !== start) throw new Error(`the next position is ${cache.nextPosition}, expected ${start}`);
+  return { ...outputs, cont_logits: await continued(model, cache, ids(input, "cont_ids")) };
 }
 
-/** What only ThinK and SimLayerKV give. */
-function ofOnePress(params: PressParams, plans: readonly LayerPlan[], observations: readonly Observation[]): Outputs {
-  if (params.press === "ThinK") {
-    const window = params.window_size as number;
-    return {
-      channels_dropped: plans.flatMap(({ droppedChannels = [] }) => droppedChannels.flatMap((row) => [...row])),
-      channel_scores: observations.flatMap((one) => channelScores(one, window).flatMap((row) => [...row])),
-    };
-  }
-  if (params.press !== "SimLayerKV") return {};
-  return { lazy_scores: observations.map((observation) => lazyScore(observation, simLayerOptions(params))) };
+function repeatOptions(input: CaseInput, params: PressParams): NonNullable<ModelCacheOptions["repeat"]> {
+  if (params.press !== "KVzip") return {};
+  const tokensFor = ({ index }: { index: number }): Int32Array => ids(input, `repeat_ids_${index}`);
+  return { chunkTokens: params.chunk_size as number, tokensFor };
 }
 
-/** One layer after the prefill, with exactly what the policy says it needs. */
-function observe(prompt: Prompt, layer: number, needs: PolicyNeeds): Observation {
-  const { model, tokens, states: all, input } = prompt;
-  const { heads, kvHeads, headDim, layers, scale } = model;
-  const { queriesBefore, keysBefore, queries, keys, values } = all[layer];
-  const positions = Int32Array.from(tokens.keys());
-  const base: Observation = {
-    ...{ layer, layers, heads, scale, nextPosition: tokens.length, rotary: model.rotary(layer) },
-    keys: tokenMajorRows(keys, kvHeads, headDim),
-    values: tokenMajorRows(values, kvHeads, headDim),
-    positions: Array.from({ length: kvHeads }, () => positions),
-  };
-  const question = input.params.window_size as number;
-  const rotated: Queries = { rows: tokenMajorRows(queries, heads, headDim), positions };
-  const unrotated: Queries = { rows: tokenMajorRows(queriesBefore, heads, headDim), positions };
-  const wanted = needs.queries === "question" ? question : needs.queries;
-  return {
-    ...base,
-    ...(wanted === undefined ? {} : { queries: lastQueries(rotated, wanted) }),
-    ...(needs.unrotatedQueries === undefined
-      ? {}
-      : { unrotatedQueries: lastQueries(unrotated, needs.unrotatedQueries) }),
-    ...(needs.unrotatedKeys ? { unrotatedKeys: tokenMajorRows(keysBefore, kvHeads, headDim) } : {}),
-    ...(needs.attentionMass ? { attentionMass: attentionMassOf(base, rotated) } : {}),
-    ...(needs.outputProjection ? { outputProjection: model.outputProjection(layer) } : {}),
-    ...(needs.questionTokens ? { questionTokens: question } : {}),
-    ...(needs.repeats ? { repeats: repeatPasses(prompt, layer, needs) } : {}),
-  };
-}
-
-/** The context fed once more behind the cache, in the case's parts or as a whole. */
-function repeatPasses({ input, model, tokens, cache }: Prompt, layer: number, needs: PolicyNeeds): RepeatPass[] {
-  const { heads, kvHeads, headDim, hiddenSize } = model;
-  const n = tokens.length;
-  const whole = needs.repeats === "whole";
-  const parts = whole ? [[0, n]] : ((input.params.policy as PressParams).parts as number[][]);
-  return parts.map(([start, end], part) => {
-    const ids = whole ? tokens : Array.from(input.tensor(`repeat_ids_${part}`).data);
-    const positions = ids.map((_, i) => n + i);
-    const { hidden, queries, keys } = model.forward(ids, positions, copyCache(cache)).states[layer];
-    return {
-      ...{ start, end },
-      queries: tokenMajorRows(queries, heads, headDim),
-      keys: tokenMajorRows(keys, kvHeads, headDim),
-      ...(needs.inputNorms
-        ? {
-            inputNorms: Float64Array.from(ids, (_, i) =>
-              Math.hypot(...hidden.subarray(i * hiddenSize, (i + 1) * hiddenSize)),
-            ),
-          }
-        : {}),
-    };
-  });
-}
-
-function decodingCase({ input, model, cache: start, tokens }: Prompt): Outputs {
+async function decodingCase(input: CaseInput, model: DecoderModel): Promise<Outputs> {
   const params = input.params.policy as PressParams;
-  const inner = goldenPolicy(params.inner as PressParams, undefined);
+  const { policy } = goldenPolicy(params.inner as PressParams, undefined);
   const ratio = params.target_compression_ratio as number | undefined;
-  const schedule = decodingCompression(inner.policy, {
-    intervalTokens: params.compression_interval as number,
-    ...(ratio === undefined ? { targetTokens: params.target_size as number } : { compressionRatio: ratio }),
+  const cache = model.createCache({
+    decoding: {
+      policy,
+      interval: params.compression_interval as number,
+      ...(ratio === undefined ? { budget: params.target_size as number } : { compressionRatio: ratio }),
+    },
   });
-  const { heads, headDim, layers, scale } = model;
-  let cache = start;
-  let since = 0;
-  const logits: number[] = [];
-  for (const [step, token] of Array.from(input.tensor("decode_ids").data).entries()) {
-    const position = tokens.length + step;
-    logits.push(...model.forward([token], [position], cache).logits);
-    since++;
-    if (!schedule.isDue(since)) continue;
-    since = 0;
-    const observations = cache.map(
-      ({ keys, values, positions }, layer): Observation => ({
-        ...{ layer, layers, heads, scale, nextPosition: position + 1, rotary: model.rotary(layer) },
-        keys: rowsOf(keys, headDim),
-        values: rowsOf(values, headDim),
-        positions: positions.map((row) => Int32Array.from(row)),
-      }),
-    );
-    const plans = schedule.policy.plan(observations, schedule.amount(position + 1));
-    cache = plans.map((plan, layer) => cacheOf(applyPlan(observations[layer], plan)));
-  }
+  await model.prefill(cache, ids(input, "input_ids"));
+  const logits = await continued(model, cache, ids(input, "decode_ids"));
+  const layers = Array.from({ length: cache.layers }, (_, layer) => layer);
+  const heads = model.config.layers[0].kvHeads;
   return {
     logits,
-    final_positions: cache.flatMap(({ positions }) => positions.flat()),
-    final_keys: cache.flatMap(({ keys }) => keys.flatMap((rows) => rows.flatMap((row) => [...row]))),
+    final_positions: layers.flatMap((layer) =>
+      Array.from({ length: heads }, (_, head) => Array.from(cache.positions(layer, head))).flat(),
+    ),
+    final_keys: layers.flatMap((layer) => rowsOf(cache, layer).keys),
   };
 }
 
@@ -268,16 +247,41 @@ function rerotation({ params, tensor }: CaseInput): Outputs {
 }
 
 /** Logits of tokens decoded one by one. */
-function continued(model: GoldenDecoder, cache: LayerCache[], tokens: readonly number[], start: number): number[] {
-  return tokens.flatMap((token, i) => [...model.forward([token], [start + i], cache).logits]);
+async function continued(model: DecoderModel, cache: ModelCache, tokens: Int32Array): Promise<number[]> {
+  const logits: number[] = [];
+  for (const token of tokens) append(logits, (await model.forward({ tokens: [token], cache })).data);
+  return logits;
 }
 
-function cacheOf({ keys, values, positions }: CompressedLayer): LayerCache {
-  const rows = ({ data, dim, starts, stride, lengths }: typeof keys): Float32Array[][] =>
-    Array.from(starts, (start, head) =>
-      Array.from({ length: lengths[head] }, (_, t) => data.slice(start + t * stride, start + t * stride + dim)),
-    );
-  return { keys: rows(keys), values: rows(values), positions: positions.map((row) => [...row]) };
+/** Keys and values of a layer, head by head. */
+function rowsOf(cache: ModelCache, layer: number): { keys: number[]; values: number[] } {
+  const attended = cache.attended(layer);
+  const views: readonly KeyValues[] = Array.isArray(attended) ? attended : [attended as KeyValues];
+  const rows = { keys: [] as number[], values: [] as number[] };
+  for (const view of views) {
+    const { k, v } = gatherKv(view);
+    const [, , heads, D] = k.shape;
+    append(rows.keys, headFirst(k.data as Float32Array, heads, D));
+    append(rows.values, headFirst(v.data as Float32Array, heads, v.shape[3]));
+  }
+  return rows;
+}
+
+function ids({ tensor }: CaseInput, name: string): Int32Array {
+  return Int32Array.from(tensor(name).data);
+}
+
+function append(list: number[], values: Iterable<number>): void {
+  for (const value of values) list.push(value);
+}
+
+/** Rows of every head, one head after the other. */
+function numbersOf({ data, dim, starts, stride, lengths }: HeadRows): number[] {
+  return Array.from(starts, (start, head) =>
+    Array.from({ length: lengths[head] }, (_, t) =>
+      Array.from(data.subarray(start + t * stride, start + t * stride + dim)),
+    ),
+  ).flat(2);
 }
 
 function maskOf(slots: Int32Array, length: number): number[] {

@@ -252,6 +252,30 @@ describe("functions", () => {
     expect(handle).toMatchObject({ name: "store", index: 0, parameters: ["i32", "f32"] });
   });
 
+  test("a function calls another one, with the arguments it takes", () => {
+    const module = new ModuleBuilder({ minimumPages: 1, maximumPages: 1, shared: false });
+    const hidden = module.function(
+      "hidden",
+      (f) => {
+        const at = f.parameter("at", "i32");
+        const value = f.parameter("value", "f32");
+        f.store("f32.store", at, f32.add(value, f32.load(at)));
+      },
+      false,
+    );
+    module.function("twice", (f) => {
+      const at = f.parameter("at", "i32");
+      f.call(hidden, [at, 1.5]);
+      f.call(hidden, [at, f32.load(at)]);
+      expect(() => f.call(hidden, [at])).toThrow("assembler: hidden takes (i32 f32); got (i32)");
+    });
+    const memory = new WebAssembly.Memory({ initial: 1, maximum: 1 });
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(module.toBytes()), { env: { memory } });
+    (instance.exports.twice as (at: number) => void)(8);
+    expect(new Float32Array(memory.buffer)[2]).toBe(3);
+    expect(module.toText()).toContain("hidden(at, f32.const[1.5]())");
+  });
+
   test("a vector constant is set once, before everything else", () => {
     const build = (f: FunctionBuilder): void => {
       f.storeVector(0, f32x4.add(v128.load(0), f.constant(0.5)));

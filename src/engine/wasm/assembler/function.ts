@@ -4,6 +4,7 @@
 
 import { apply, type Expression, type I32, i32, type V128 } from "./expression.ts";
 import type { ValueType } from "./instructions.ts";
+import type { FunctionHandle } from "./module.ts";
 
 /** A local variable or parameter; reading it is an expression. */
 export type Local<T extends ValueType = ValueType> = Expression<T> & {
@@ -103,6 +104,25 @@ export class FunctionBuilder {
   /** Copies bytes; the areas may overlap. */
   copyMemory(target: I32, source: I32, bytes: I32): void {
     this.run(apply("memory.copy", [target, source, bytes]));
+  }
+
+  /**
+   * Calls another function of the module.
+   *
+   * @throws Error when the arguments do not fit: a mistake in an emitter
+   */
+  call({ name, index, parameters }: FunctionHandle, args: readonly (Expression | number)[]): void {
+    const lifted = args.map((arg, i) =>
+      typeof arg === "number" ? apply(`${parameters[i] ?? "i32"}.const`, [], [arg]) : arg,
+    );
+    const types = lifted.map((arg) => arg.type).join(" ");
+    if (types !== parameters.join(" ")) {
+      throw new Error(`assembler: ${name} takes (${parameters.join(" ")}); got (${types})`);
+    }
+    this.#statements.push({
+      kind: "effect",
+      value: { type: null as never, node: { kind: "call", index, name, args: lifted } },
+    });
   }
 
   /** Runs an expression for its effect. */

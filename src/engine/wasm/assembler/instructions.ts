@@ -108,6 +108,8 @@ define("f32.store", [0x38], "i32 f32", null, "memory", 2);
 define("f64.store", [0x39], "i32 f64", null, "memory", 3);
 define("i32.store8", [0x3a], "i32 i32", null, "memory", 0);
 define("i32.store16", [0x3b], "i32 i32", null, "memory", 1);
+// In pages of 64 KiB.
+define("memory.size", [0x3f, 0], "", "i32");
 // (target, source, bytes), within the one memory.
 define("memory.copy", [0xfc, 10, 0, 0], "i32 i32 i32", null);
 
@@ -187,6 +189,7 @@ define("v128.store32_lane", simd(90), "i32 v128", null, "memory-lane", 2);
 define("v128.store64_lane", simd(91), "i32 v128", null, "memory-lane", 3);
 
 // SIMD lanes.
+define("i8x16.swizzle", simd(14), "v128 v128", "v128");
 define("i8x16.shuffle", simd(13), "v128 v128", "v128", "shuffle");
 define("i32x4.splat", simd(17), "i32", "v128");
 define("f32x4.splat", simd(19), "f32", "v128");

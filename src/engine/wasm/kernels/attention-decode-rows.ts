@@ -4,71 +4,125 @@
 
 import { f32, f32x4, i32, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { loadedUnit, type ReadLocals } from "./attention-decode-elements.ts";
+import type { KvType } from "./attention-elements.ts";
 import { TILE_KEYS } from "./attention-scratch.ts";
 import { emitExp, type FloatingMode } from "./vector-math.ts";
 
 /** What the generated code is specialised for. */
 export type DecodeSpec = FloatingMode & {
-  /** H = Hk. */
+  /** H. */
   readonly heads: number;
+  /** G, query heads per key-value head. */
+  readonly group: number;
   /** D, a multiple of 4. */
   readonly keyDim: number;
   /** Dv, a multiple of 4. */
   readonly valueDim: number;
-  /** Bytes from one key to the next of the same head; heads follow each other. */
-  readonly keyStride: number;
-  readonly valueStride: number;
+  readonly keys: DecodeSide;
+  readonly values: DecodeSide;
 };
+
+/** How keys or values are stored; the heads of a token follow each other. */
+export type DecodeSide = {
+  readonly type: KvType;
+  /** Bytes from one token to the next. */
+  readonly stride: number;
+  /** Bytes from the scale of one token to that of the next, and of one head to that of the next; 0 where there is none. */
+  readonly scaleStride: number;
+  readonly scaleHead: number;
+};
+
+/** The heads of a group, at most four at a time, evenly. */
+export function rowBlocks(group: number): { readonly first: number; readonly rows: number }[] {
+  const blocks = Math.ceil(group / 4);
+  const start = (block: number): number => Math.ceil((group * block) / blocks);
+  return Array.from({ length: blocks }, (_, n) => ({ first: start(n), rows: start(n + 1) - start(n) }));
+}
+
+/**
+ * Tokens that go through the loops together: two where there is so much arithmetic that one stream through memory is
+ * not all that counts.
+ */
+export function tokensAtOnce({ type }: DecodeSide, { group }: DecodeSpec): 1 | 2 {
+  return group > 2 || type !== "f32" ? 2 : 1;
+}
 
 /** One work item, i32 words. */
 export const DECODE_ITEM = {
   /** The query, among all queries. */
   query: 0,
-  /** Where stored row 0 is, in bytes from the first key and the first value. */
-  keys: 1,
-  values: 2,
   /** Address of the first entry, see `ENTRY_BYTES`, and of what follows the last. */
-  entries: 3,
-  entriesEnd: 4,
+  entries: 1,
+  entriesEnd: 2,
   /** Address where the state goes when other items have the rest of the keys; 0: write the output. */
-  state: 5,
+  state: 3,
 } as const;
 
 /** Words of a work item. */
-export const DECODE_ITEM_WORDS = 6;
+export const DECODE_ITEM_WORDS = 4;
 
 /** Offsets of the scratch memory, in bytes. What lies from `max` to `end` is the state. */
 export type DecodeScratch = {
   /** f32 [H][D], scaled. */
   readonly queries: number;
-  /** f32 [TILE_KEYS][Hp], heads padded to whole vectors. */
+  /** f32 [decodeKeys][Hp], heads padded to whole vectors. */
   readonly scores: number;
   /** f32 [Hp] each. */
   readonly factor: number;
   readonly max: number;
   readonly sum: number;
-  /** f32 [H][Dv]. */
+  /** f32 [H][Dv], see `loadedUnit`. */
   readonly output: number;
   readonly end: number;
   /** Bytes of a row of scores. */
   readonly pitch: number;
 };
 
+/**
+ * Most keys of an entry: so many that turning from keys to values and back is rare, as long as their scores stay in the
+ * caches.
+ */
+export function decodeKeys(heads: number): number {
+  return Math.max(TILE_KEYS, Math.floor(32768 / scoresPitch(heads)));
+}
+
+/** Bytes of the scores of a key, heads padded to whole vectors. */
+function scoresPitch(heads: number): number {
+  return Math.ceil(heads / 4) * 16;
+}
+
 /** Lays out the scratch memory. */
 export function decodeScratch({ heads, keyDim, valueDim }: DecodeSpec): DecodeScratch {
-  const pitch = Math.ceil(heads / 4) * 16;
+  const pitch = scoresPitch(heads);
   const scores = heads * keyDim * 4;
-  const factor = scores + TILE_KEYS * pitch;
+  const factor = scores + decodeKeys(heads) * pitch;
   const max = factor + pitch;
   const output = max + 2 * pitch;
   return { queries: 0, scores, factor, max, sum: max + pitch, output, end: output + heads * valueDim * 4, pitch };
 }
 
 /** Locals of the decode kernels. */
-export type DecodeLocals = Record<
-  "item" | "scratch" | "keys" | "values" | "count" | "bits" | "key" | "head" | "at" | "other" | "end" | "into",
-  Local<"i32">
-> & { readonly work: readonly Local<"v128">[]; readonly value: Local<"f32">; readonly total: Local<"f32"> };
+export type DecodeLocals = ReadLocals &
+  Record<
+    | "item"
+    | "scratch"
+    | "keys"
+    | "values"
+    | "keyScales"
+    | "valueScales"
+    | "count"
+    | "bits"
+    | "key"
+    | "scale"
+    | "head"
+    | "at"
+    | "other"
+    | "end"
+    | "from"
+    | "into",
+    Local<"i32">
+  > & { readonly work: readonly Local<"v128">[]; readonly value: Local<"f32">; readonly total: Local<"f32"> };
 
 /** Makes the locals that are not parameters. */
 export function createDecodeLocals(f: FunctionBuilder, scratch: Local<"i32">): DecodeLocals {
@@ -78,14 +132,25 @@ export function createDecodeLocals(f: FunctionBuilder, scratch: Local<"i32">): D
     item: integer("item"),
     keys: integer("tileKeys"),
     values: integer("tileValues"),
+    keyScales: integer("tileKeyScales"),
+    valueScales: integer("tileValueScales"),
     count: integer("count"),
     bits: integer("bits"),
     key: integer("key"),
+    row: integer("row"),
+    scale: integer("scaleAt"),
+    ahead: integer("ahead"),
+    aheadEnd: integer("aheadEnd"),
     head: integer("head"),
     at: integer("at"),
     other: integer("other"),
     end: integer("end"),
+    from: integer("from"),
     into: integer("into"),
+    element: integer("element"),
+    bytesToTop: f.local("bytesToTop", "v128"),
+    halvesToTop: f.local("halvesToTop", "v128"),
+    top: f.local("top", "v128"),
     work: f.vectors("v", 14),
     value: f.local("value", "f32"),
     total: f.local("total", "f32"),
@@ -155,6 +220,8 @@ export function emitFinish(
         f.set(factor, f32x4.div(own, f32x4.add(f32x4.mul(f32x4.splat(total), own), theirs)));
       });
     });
+    const unit = loadedUnit(spec.values);
+    if (unit !== 1) f.set(factor, f32x4.mul(factor, f32x4.const(unit)));
     f.set(end, i32.add(at, rowBytes));
     f.doWhile(
       () => {

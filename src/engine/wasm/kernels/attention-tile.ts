@@ -187,7 +187,7 @@ export type Tile = BlockKeys &
   };
 
 /** The bit of each row, by lane. */
-const ROW_BITS = [v128.words(1, 2, 4, 8), v128.words(16, 32, 64, 128)];
+export const ROW_BITS: readonly V128[] = [v128.words(1, 2, 4, 8), v128.words(16, 32, 64, 128)];
 
 /** scores = keys · queries, −Infinity where hidden; max = their maximum. */
 function emitScores(tile: Tile): void {

@@ -89,7 +89,8 @@ function emitBinary(
   });
 }
 
-function storeFirst(f: FunctionBuilder, address: Expression<"i32">, value: V128): void {
+/** Stores the first lane. */
+export function storeFirst(f: FunctionBuilder, address: Expression<"i32">, value: V128): void {
   f.store("f32.store", address, f32x4.lane(value, 0));
 }
 
@@ -129,5 +130,45 @@ export function emitCopy(module: ModuleBuilder, name = "copy"): FunctionHandle {
     const x = f.parameter("x", "i32");
     const bytes = f.parameter("bytes", "i32");
     f.copyMemory(out, x, bytes);
+  });
+}
+
+/** What row copies are specialised for. */
+export type CopyRowsSpec = {
+  /** Bytes of a row. */
+  readonly width: number;
+  /** Bytes from one row of x to the next; rows of out follow each other. */
+  readonly stride: number;
+};
+
+/** Adds `copyRows(out, x, from, to)` to a module: rows [from, to) of out = those of x. */
+export function emitCopyRows(module: ModuleBuilder, { width, stride }: CopyRowsSpec): FunctionHandle {
+  return module.function("copyRows", (f) => {
+    const out = f.parameter("out", "i32");
+    const x = f.parameter("x", "i32");
+    const from = f.parameter("from", "i32");
+    const to = f.parameter("to", "i32");
+    const row = f.local("row", "i32");
+    f.for(row, from, to, 1, () => {
+      f.copyMemory(i32.add(out, i32.mul(row, width)), i32.add(x, i32.mul(row, stride)), width);
+    });
+  });
+}
+
+/** Adds `fill(out, from, to, value: f32)` to a module: elements [from, to) of out = value. */
+export function emitFill(module: ModuleBuilder, name = "fill"): FunctionHandle {
+  return module.function(name, (f) => {
+    const out = f.parameter("out", "i32");
+    const from = f.parameter("from", "i32");
+    const to = f.parameter("to", "i32");
+    const value = f.parameter("value", "f32");
+    const four = f.local("four", "v128", f32x4.splat(value));
+    f.set(out, i32.add(out, i32.shl(from, 2)));
+    emitRowLoop(
+      f,
+      { pointers: [[out, 4]], count: i32.sub(to, from), wide: 4 },
+      (i) => f.storeVector(out, four, 16 * i),
+      () => f.store("f32.store", out, value),
+    );
   });
 }

@@ -25,6 +25,8 @@ export type RotateSpec = FloatingMode & {
   /** First rotated dim. */
   readonly rotaryOffset: number;
   readonly pairing: "half" | "interleaved";
+  /** Turns the other way, by (cos, −sin): gradients. */
+  readonly transpose?: boolean;
   /** [T, H, D] unless told. */
   readonly x?: HeadLayout;
   /** Where results go; x itself unless told. The dims that are not rotated are copied there. */
@@ -125,7 +127,7 @@ function createRotation(
       },
       () => {
         f.set(c, v128.load(cosAt));
-        f.set(s, v128.load(sinAt));
+        f.set(s, spec.transpose ? f32x4.neg(v128.load(sinAt)) : v128.load(sinAt));
         f.set(a, v128.load(xAt));
         f.set(b, v128.load(xAt, isHalf ? partner : 16));
         f.set(first, isHalf ? a : f32x4.shuffle(a, b, 0, 2, 4, 6));
@@ -138,7 +140,7 @@ function createRotation(
       () => {
         f.set(one, f32.load(xAt));
         f.set(other, f32.load(xAt, partner));
-        const [cosine, sine] = [f32.load(cosAt), f32.load(sinAt)];
+        const [cosine, sine] = [f32.load(cosAt), spec.transpose ? f32.neg(f32.load(sinAt)) : f32.load(sinAt)];
         f.store("f32.store", outAt, f32.sub(f32.mul(one, cosine), f32.mul(other, sine)));
         f.store("f32.store", outAt, f32.add(f32.mul(other, cosine), f32.mul(one, sine)), partner);
       },

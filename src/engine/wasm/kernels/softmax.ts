@@ -153,7 +153,7 @@ export function emitArgmax(module: ModuleBuilder, spec: Omit<LogitsSpec, "relaxe
 }
 
 /** Sets all lanes of `max` to the largest element of a row; NaN is never the largest. Moves `xAt` on. */
-function emitMax(f: FunctionBuilder, max: Local<"v128">, xAt: Local<"i32">, width: number): void {
+export function emitMax(f: FunctionBuilder, max: Local<"v128">, xAt: Local<"i32">, width: number): void {
   f.set(max, f32x4.const(LOWEST));
   emitRowLoop(
     f,

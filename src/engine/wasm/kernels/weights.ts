@@ -12,6 +12,7 @@
  * @see https://github.com/ggml-org/ggml/blob/master/docs/gguf.md GGUF, which defines q8_0 and q4_0
  */
 
+import type { WeightType } from "../../weight-matrix.ts";
 import {
   type Expression,
   f32,
@@ -25,8 +26,7 @@ import {
 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 
-/** Element type of a weight. */
-export type WeightType = "f32" | "f16" | "bf16" | "int8" | "q8_0" | "q4_0";
+export type { WeightType };
 
 /** Weights of a block, bytes of a block, and how many weights a kernel reads at a time. */
 type Format = { readonly block: number; readonly bytes: number; readonly step: number };

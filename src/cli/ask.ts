@@ -1,0 +1,70 @@
+/**
+ * phasor generate --ask: a text is read once, and questions are asked of what the cache kept of it.
+ */
+
+import { generate } from "../generate/index.ts";
+import type { DecoderModel, ModelCache } from "../model/index.ts";
+import type { GenerateSettings } from "./generate.ts";
+import { note, print, startProgress } from "./output.ts";
+
+/** What is asked of what. */
+export type Inquiry = {
+  readonly model: DecoderModel;
+  /** Empty, or with an earlier text. */
+  readonly cache: ModelCache;
+  /** May be empty where the cache is not. */
+  readonly text: string;
+  readonly questions: readonly string[];
+  readonly settings: GenerateSettings;
+  readonly signal: AbortSignal;
+};
+
+const MAX_ANSWER_TOKENS = 64;
+
+/** What a question is put in. */
+export function questionPrompt(question: string): string {
+  return `Question: ${question}\nAnswer:`;
+}
+
+/**
+ * Reads the text and answers every question from a fork of its own. A single question is known while the text is read,
+ * so that policies can choose by it; of several, none is.
+ */
+export async function ask({ model, cache, text, questions, settings, signal }: Inquiry): Promise<void> {
+  if (text !== "") await read({ model, cache, text, questions, signal });
+  const { saveCache, stop = ["\n"], maxNewTokens = MAX_ANSWER_TOKENS } = settings;
+  if (saveCache !== undefined) await cache.save(saveCache);
+  const answers: { question: string; answer: string }[] = [];
+  for (const question of questions) {
+    const branch = cache.fork();
+    const run = generate(model, questionPrompt(question), {
+      temperature: settings.temperature ?? 0,
+      ...(settings.seed !== undefined && { seed: settings.seed }),
+      maxNewTokens,
+      stopStrings: stop,
+      cache: branch,
+      signal,
+    });
+    if (!settings.json) await print(run.promptText);
+    for await (const piece of run) if (!settings.json) await print(piece.text);
+    if (!settings.json) await print("\n");
+    answers.push({ question, answer: run.summary.newText.trim() });
+    branch.dispose();
+  }
+  if (settings.json) await print(`${JSON.stringify({ answers, cache: cache.report() })}\n`);
+}
+
+async function read({ model, cache, text, questions, signal }: Omit<Inquiry, "settings">): Promise<void> {
+  const progress = startProgress("Reading");
+  const [question] = questions;
+  try {
+    const { tokens, seconds } = await model.prefill(cache, text, {
+      ...(questions.length === 1 && { question: questionPrompt(question) }),
+      signal,
+      onProgress: ({ readTokens, totalTokens }) => progress.update(`Reading: ${readTokens} of ${totalTokens} tokens`),
+    });
+    note(`${tokens} tokens read in ${seconds.toFixed(2)} s, ${(tokens / seconds).toFixed(0)} tokens/s`);
+  } finally {
+    progress.end();
+  }
+}

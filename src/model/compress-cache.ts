@@ -1,0 +1,162 @@
+/**
+ * One compression of a cache: observe, plan, let go.
+ */
+
+import {
+  type Amount,
+  applyPlanToCache,
+  attentionMassOf,
+  type LayerPlan,
+  lastQueries,
+  type Policy,
+} from "../compress/index.ts";
+import type { Backend } from "../engine/index.ts";
+import { ConfigError } from "../errors.ts";
+import type { Decoder } from "./decoder.ts";
+import type { CacheMark, ModelCache } from "./model-cache.ts";
+import { observeLayer, observeRows, windowQueries } from "./observe.ts";
+import { queryLogits } from "./query-logits.ts";
+import type { QueryWindow } from "./query-window.ts";
+import { type RunTokens, repeatContext } from "./repeats.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** What a compression needs of its model. */
+export type CompressionParts = {
+  readonly decoder: Decoder;
+  readonly backend: Backend;
+  readonly tokenizer: Tokenizer | undefined;
+  readonly run: RunTokens;
+};
+
+/** One compression. */
+export type CompressionTask = {
+  readonly policy: Policy;
+  /** Absent where the policy's own parameters decide. */
+  readonly amount: Amount | undefined;
+  /** The queries that the policy looks from. */
+  readonly queries: QueryWindow;
+  /** A question at the end of the cache; with a mark it is forgotten when the policy has seen it. */
+  readonly question?: { readonly tokens: number; readonly forgetFrom: CacheMark | undefined } | undefined;
+};
+
+/**
+ * Compresses a cache between two steps.
+ *
+ * @throws ConfigError when the policy needs a question that is not there
+ */
+export async function compressCache(parts: CompressionParts, cache: ModelCache, task: CompressionTask): Promise<void> {
+  const { policy, queries, question } = task;
+  const { decoder, backend } = parts;
+  if ((policy.needs.queries === "question" || policy.needs.questionTokens) && question === undefined) {
+    throw new ConfigError(
+      "compress",
+      "a question, for a policy that looks from one",
+      { policy: policy.name },
+      "Feed the text with model.prefill(cache, text, { question }).",
+    );
+  }
+  const amount = task.amount?.budget === undefined ? task.amount : budgetWithQuestion(task.amount.budget, question);
+  const repeats = policy.needs.repeats
+    ? await repeatContext(parts, cache, policy.needs, cache.options.repeat ?? {}, parts.run)
+    : undefined;
+  const from = { decoder, backend, cache, queries, questionTokens: question?.tokens ?? 0, repeats };
+  const observe = (layer: number): ReturnType<typeof observeLayer> => observeLayer(from, layer, policy.needs);
+  const notify = cache.options.onCompress ?? (() => {});
+  const plans: LayerPlan[] = [];
+  if (policy.scope === "layer") {
+    for (let layer = 0; layer < cache.layers; layer++) {
+      const { observation, release } = await observe(layer);
+      try {
+        const [plan] = policy.plan([observation], amount);
+        notify({ layer, observation, plan });
+        plans.push(plan);
+      } finally {
+        release();
+      }
+    }
+  } else {
+    const seen: Awaited<ReturnType<typeof observe>>[] = [];
+    try {
+      for (let layer = 0; layer < cache.layers; layer++) seen.push(await observe(layer));
+      const observations = seen.map(({ observation }) => observation);
+      plans.push(...policy.plan(observations, amount));
+      for (const [layer, plan] of plans.entries()) notify({ layer, observation: observations[layer], plan });
+    } finally {
+      for (const { release } of seen) release();
+    }
+  }
+  apply(cache, plans, question?.forgetFrom);
+}
+
+/** Carries out plans, and forgets the question first where it shall go. */
+function apply(cache: ModelCache, plans: readonly LayerPlan[], forgetFrom: CacheMark | undefined): void {
+  if (forgetFrom) cache.rollBack(forgetFrom);
+  const before = cache.nextPosition;
+  for (const [layer, plan] of plans.entries()) {
+    const kept = applyPlanToCache(cache.kv, layer, forgetFrom ? withoutQuestion(cache, layer, plan) : plan);
+    cache.records.keep(layer, kept, cache.kv.isRagged(layer));
+  }
+  if (cache.nextPosition !== before) cache.queries.shift(cache.nextPosition - before);
+  cache.progress.count++;
+  cache.progress.sinceLast = 0;
+}
+
+/** A plan for the slots that are there still. */
+function withoutQuestion(cache: ModelCache, layer: number, plan: LayerPlan): LayerPlan {
+  const { valueDim } = cache.plan.layers[layer];
+  const kept = plan.kept.map((slots, head) => {
+    const rows = cache.kv.length(layer, head);
+    return slots.filter((slot) => slot < rows);
+  });
+  return {
+    ...plan,
+    kept,
+    ...(plan.positions && { positions: plan.positions.map((to, head) => to.subarray(0, kept[head].length)) }),
+    ...(plan.values && { values: plan.values.map((rows, head) => rows.subarray(0, kept[head].length * valueDim)) }),
+  };
+}
+
+/** A budget of the text and, for as long as it is there, the question. */
+function budgetWithQuestion(budget: number, question: CompressionTask["question"]): Amount {
+  return { budget: question?.forgetFrom ? budget + question.tokens : budget };
+}
+
+/** Queries whose attention is added up at a time. */
+const MASS_QUERIES = 64;
+
+/** Adds the attention of the step's queries to what every slot was given before. */
+export async function addAttentionMass(
+  backend: Backend,
+  decoder: Decoder,
+  cache: ModelCache,
+  T: number,
+): Promise<void> {
+  const { layers } = decoder.config;
+  for (const [layer, config] of layers.entries()) {
+    const rows = observeRows(cache, config, layer, layers.length);
+    const all = lastQueries(windowQueries(cache.queries, config, layer, rows), T);
+    const mass = cache.records.mass(layer);
+    for (let start = 0; start < T; start += MASS_QUERIES) {
+      const upTo = { rows: all.rows, positions: all.positions.subarray(0, Math.min(T, start + MASS_QUERIES)) };
+      const queries = lastQueries(withLength(upTo), upTo.positions.length - start);
+      const borrowed = await queryLogits(backend, rows, queries);
+      const observation = borrowed ? { ...rows, queries, queryLogits: borrowed.logits } : rows;
+      const added = attentionMassOf(observation, queries);
+      borrowed?.release();
+      for (const [target, source] of [...mass.sums.keys()].map((h) => [mass.sums[h], added.sums[h]]))
+        addTo(target, source);
+      for (const [target, source] of [...mass.counts.keys()].map((h) => [mass.counts[h], added.counts[h]])) {
+        addTo(target, source);
+      }
+    }
+  }
+}
+
+/** Rows cut to the positions that are given. */
+function withLength({ rows, positions }: ReturnType<typeof lastQueries>): ReturnType<typeof lastQueries> {
+  return { rows: { ...rows, lengths: Array.from(rows.starts, () => positions.length) }, positions };
+}
+
+function addTo(target: Float64Array, source: Float64Array): void {
+  for (let n = 0; n < target.length; n++) target[n] += source[n];
+}

@@ -1,0 +1,131 @@
+/** Normalisation over the last axis. */
+
+import { type Tensor, tensor } from "../tensor.ts";
+import { checkCount, leadingAxes } from "./features.ts";
+import { type Initializer, ones, zeros } from "./initializers.ts";
+import { Module, type ParameterTree } from "./module.ts";
+import type { Rngs } from "./rngs.ts";
+
+/** How an RMSNorm starts. */
+export type RMSNormOptions = {
+  /** Keys: one of `params` for each parameter. */
+  readonly rngs: Rngs;
+  /** Added to the variance; 1e-6 unless told. */
+  readonly epsilon?: number;
+  /** Default true. */
+  readonly useScale?: boolean;
+  /** `ones()` unless told. */
+  readonly scaleInit?: Initializer;
+};
+
+/** How a LayerNorm starts. */
+export type LayerNormOptions = RMSNormOptions & {
+  /** Default true. */
+  readonly useBias?: boolean;
+  /** `zeros()` unless told. */
+  readonly biasInit?: Initializer;
+};
+
+/**
+ * (x − mean) / sqrt(variance + ε) · scale + bias: nnx.LayerNorm. Parameters: scale [features], bias [features].
+ *
+ * @see https://arxiv.org/abs/1607.06450
+ */
+export class LayerNorm extends Module {
+  readonly numFeatures: number;
+  readonly epsilon: number;
+  readonly scale: Tensor<"f32"> | null;
+  readonly bias: Tensor<"f32"> | null;
+
+  /**
+   * @param numFeatures - size of the last axis
+   * @throws ConfigError when it is not a positive integer
+   */
+  constructor(numFeatures: number, options: LayerNormOptions) {
+    super();
+    const { rngs, epsilon = 1e-6, useScale = true, scaleInit = ones(), useBias = true, biasInit = zeros() } = options;
+    this.numFeatures = checkCount("LayerNorm", "numFeatures", numFeatures);
+    this.epsilon = epsilon;
+    this.scale = useScale ? scaleInit(rngs.next("params"), [numFeatures]) : null;
+    this.bias = useBias ? biasInit(rngs.next("params"), [numFeatures]) : null;
+  }
+
+  parameters(): ParameterTree {
+    return present({ scale: this.scale, bias: this.bias });
+  }
+
+  /**
+   * @param x - f32 [..., features]
+   * @returns f32 of the same shape, computed in f64
+   * @throws ShapeError when the last axis has another size
+   */
+  forward(x: Tensor<"f32">): Tensor<"f32"> {
+    leadingAxes("LayerNorm.forward", x, [this.numFeatures]);
+    return normalized(x, this, (row) => row.reduce((sum, value) => sum + value, 0) / row.length);
+  }
+}
+
+/**
+ * x / sqrt(mean of squares + ε) · scale: nnx.RMSNorm. Parameter: scale [features].
+ *
+ * @see https://arxiv.org/abs/1910.07467
+ */
+export class RMSNorm extends Module {
+  readonly numFeatures: number;
+  readonly epsilon: number;
+  readonly scale: Tensor<"f32"> | null;
+
+  /**
+   * @param numFeatures - size of the last axis
+   * @throws ConfigError when it is not a positive integer
+   */
+  constructor(numFeatures: number, options: RMSNormOptions) {
+    super();
+    const { rngs, epsilon = 1e-6, useScale = true, scaleInit = ones() } = options;
+    this.numFeatures = checkCount("RMSNorm", "numFeatures", numFeatures);
+    this.epsilon = epsilon;
+    this.scale = useScale ? scaleInit(rngs.next("params"), [numFeatures]) : null;
+  }
+
+  parameters(): ParameterTree {
+    return present({ scale: this.scale });
+  }
+
+  /**
+   * @param x - f32 [..., features]
+   * @returns f32 of the same shape, computed in f64
+   * @throws ShapeError when the last axis has another size
+   */
+  forward(x: Tensor<"f32">): Tensor<"f32"> {
+    leadingAxes("RMSNorm.forward", x, [this.numFeatures]);
+    return normalized(x, { ...this, bias: null }, () => 0);
+  }
+}
+
+type Norm = {
+  readonly numFeatures: number;
+  readonly epsilon: number;
+  readonly scale: Tensor<"f32"> | null;
+  readonly bias: Tensor<"f32"> | null;
+};
+
+function normalized(x: Tensor<"f32">, norm: Norm, centre: (row: Float64Array) => number): Tensor<"f32"> {
+  const { numFeatures: width, epsilon, scale, bias } = norm;
+  const out = new Float32Array(x.data.length);
+  for (let start = 0; start < out.length; start += width) {
+    const row = Float64Array.from(x.data.subarray(start, start + width));
+    const mean = centre(row);
+    const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / width;
+    const factor = 1 / Math.sqrt(variance + epsilon);
+    for (let i = 0; i < width; i++) {
+      out[start + i] = (row[i] - mean) * factor * (scale?.data[i] ?? 1) + (bias?.data[i] ?? 0);
+    }
+  }
+  return tensor("f32", x.shape, out);
+}
+
+function present(parameters: Readonly<Record<string, Tensor<"f32"> | null>>): ParameterTree {
+  return Object.fromEntries(
+    Object.entries(parameters).filter((entry): entry is [string, Tensor<"f32">] => entry[1] !== null),
+  );
+}

@@ -1,0 +1,193 @@
+/**
+ * Every policy × wrapper × kind of cache through the public model: it works, and so does a fork of it, or it is refused
+ * with a reason.
+ */
+
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Policy } from "../src/compress/index.ts";
+import * as compress from "../src/compress/index.ts";
+import { createWasmBackend } from "../src/engine/index.ts";
+import { PhasorError } from "../src/errors.ts";
+import { meanLength } from "../src/model/cache-room.ts";
+import { type DecoderModel, loadModel, type ModelCache, type ModelCacheOptions } from "../src/model/index.ts";
+import { tinyLlama } from "./support/tiny-llama.ts";
+
+const POLICIES: Readonly<Record<string, Policy>> = {
+  randomTokens: compress.randomTokens({ seed: 5 }),
+  knorm: compress.knorm(),
+  keyDiff: compress.keyDiff(),
+  streamingLLM: compress.streamingLLM({ sinks: 2 }),
+  snapKV: compress.snapKV({ window: 3 }),
+  tova: compress.tova(),
+  pyramidKV: compress.pyramidKV({ window: 2, beta: 4 }),
+  observedAttention: compress.observedAttention(),
+  expectedAttention: compress.expectedAttention({ futurePositions: 7, sinks: 2 }),
+  lagKV: compress.lagKV({ lagTokens: 4 }),
+  cur: compress.cur(),
+  leverageScore: compress.leverageScore({ sketchColumns: 3 }),
+  nonCausalAttention: compress.nonCausalAttention({ chunkTokens: 8 }),
+  compactor: compress.compactor({ sinks: 3, recent: 2, chunkTokens: 8, sketchColumns: 3 }),
+  capKV: compress.capKV({ futurePositions: 7, sinks: 2 }),
+  dropKV: compress.dropKV({ window: 4 }),
+  finch: compress.finch(),
+  kvzip: compress.kvzip(),
+  kvCompose: compress.kvCompose({ structured: false }),
+  think: compress.think({ window: 4 }),
+  simLayerKV: compress.simLayerKV({ threshold: 0.01, sinks: 2, recent: 6 }),
+  duoAttention: compress.duoAttention({ sinks: 2, recent: 4, distances: 9 }),
+};
+
+const WRAPPERS: Readonly<Record<string, (policy: Policy) => Policy>> = {
+  alone: (policy) => policy,
+  rerotated: compress.rerotated,
+  adaptiveHeads: compress.adaptiveHeads,
+  criticalKV: compress.criticalKV,
+  criticalAdaptiveHeads: compress.criticalAdaptiveHeads,
+  perLayer: (policy) => compress.perLayer(policy, [{ budget: 9 }, { compressionRatio: 0.5 }]),
+  chunkwise: (policy) => compress.chunkwise(policy, { chunkTokens: 11 }),
+  chunkKV: (policy) => compress.chunkKV(policy, { chunkTokens: 4 }),
+  blockwise: (policy) => compress.blockwise(policy, { blockTokens: 5 }),
+  merging: compress.merging,
+  dms: (policy) => compress.dms(policy, { threshold: 0, window: 5 }),
+  composed: (policy) => compress.composed(policy, compress.think({ window: 4 })),
+};
+
+const PROMPT = Array.from({ length: 29 }, (_, t) => (t * 7 + 3) % 37);
+const QUESTION = [5, 6, 7];
+const BUDGET = 12;
+const CHUNK = 9;
+
+let model: DecoderModel;
+beforeAll(async () => {
+  const backend = await createWasmBackend({ threads: 0, maxBytes: 2 ** 28 });
+  model = await loadModel(tinyLlama({ num_hidden_layers: 2 }), { backend });
+});
+afterAll(() => model.dispose());
+
+/** The reason, where something refuses. */
+async function reason(run: () => unknown): Promise<string | undefined> {
+  try {
+    await run();
+    return undefined;
+  } catch (error) {
+    if (error instanceof PhasorError) return error.message;
+    throw error;
+  }
+}
+
+/** Rows, tokens and positions that fit together, in every head. */
+function checkCache(cache: ModelCache, moves: boolean): void {
+  const { layers, tokensSeen, nextPosition } = cache.report();
+  let longest = 0;
+  for (const [layer, heads] of layers.entries()) {
+    for (const [head, { rows, kept, dropped }] of heads.entries()) {
+      const positions = cache.positions(layer, head);
+      expect(rows).toBe(positions.length);
+      expect(rows).toBeGreaterThan(0);
+      longest = Math.max(longest, rows);
+      const all = [...kept, ...dropped].sort(([a], [b]) => a - b);
+      expect(all[0][0]).toBe(0);
+      expect(all.at(-1)?.[1]).toBe(tokensSeen);
+      for (let n = 1; n < all.length; n++) expect(all[n][0]).toBe(all[n - 1][1]);
+      if (!moves) expect([...positions]).toEqual([...cache.sources(layer, head)]);
+    }
+  }
+  if (moves) expect(nextPosition).toBeGreaterThanOrEqual(longest);
+  else expect(nextPosition).toBe(tokensSeen);
+}
+
+async function runOne(policy: Policy, cacheOptions: ModelCacheOptions): Promise<void> {
+  const amount = policy.amount === "given" ? { budget: BUDGET, prefillChunk: CHUNK } : {};
+  const cache = model.createCache({ policy, ...amount, ...cacheOptions });
+  const moves = cache.closesGaps;
+  await model.prefill(cache, PROMPT, policy.needs.questionTokens ? { question: QUESTION } : {});
+  checkCache(cache, moves);
+  expect(cache.tokensSeen).toBe(PROMPT.length);
+  if (policy.amount === "given") expect(meanLength(cache)).toBeLessThanOrEqual(BUDGET);
+  for (let step = 0; step < 9; step++) await model.forward({ tokens: [step], cache, logits: "none" });
+  checkCache(cache, moves);
+  const fork = cache.fork();
+  const [first, second] = [cache, fork].map((one) => model.forward({ tokens: [11], cache: one }));
+  const logits = await first;
+  expect(logits.data.every(Number.isFinite)).toBe(true);
+  expect((await second).data).toEqual(logits.data);
+  checkCache(fork, moves);
+  cache.dispose();
+  checkCache(fork, moves);
+  fork.dispose();
+}
+
+const KINDS: [layout: "contiguous" | "paged", elements: "f32" | "int8" | "int4"][] = [
+  ["contiguous", "f32"],
+  ["contiguous", "int8"],
+  ["contiguous", "int4"],
+  ["paged", "f32"],
+  ["paged", "int8"],
+  ["paged", "int4"],
+];
+
+describe.each(KINDS)("a %s cache of %s", (layout, elements) => {
+  it.each(Object.keys(WRAPPERS))(
+    "%s of every policy works, and so does a fork, or is refused when made",
+    async (outer) => {
+      for (const [inner, policy] of Object.entries(POLICIES)) {
+        let wrapped: Policy | undefined;
+        const refused = await reason(() => {
+          wrapped = WRAPPERS[outer](policy);
+        });
+        if (wrapped === undefined) {
+          expect(refused, inner).toMatch(/; got |\. /);
+          continue;
+        }
+        const one = wrapped;
+        try {
+          await runOne(one, { layout, elements });
+        } catch (error) {
+          throw new Error(`${outer}(${inner}): ${error instanceof Error ? error.stack : error}`);
+        }
+      }
+    },
+  );
+});
+
+it("rings are refused where a policy decides, for they forget by age", async () => {
+  for (const policy of Object.values(POLICIES)) {
+    const amount = policy.amount === "given" ? { budget: BUDGET } : {};
+    expect(await reason(() => model.createCache({ layout: "ring", policy, ...amount }))).toMatch(
+      /^createCache: a contiguous or paged layout where a policy decides what goes; got layout="ring"/,
+    );
+  }
+});
+
+it("under maxBytes every policy holds its promise, or is refused because its bytes are not known beforehand", async () => {
+  const refused: string[] = [];
+  for (const [name, policy] of Object.entries(POLICIES)) {
+    const options: ModelCacheOptions = {
+      policy,
+      maxBytes: 12_000,
+      prefillChunk: CHUNK,
+      rerotate: name.length % 2 === 0,
+    };
+    const why = await reason(() => model.createCache(options));
+    if (why !== undefined) {
+      refused.push(name);
+      continue;
+    }
+    const cache = model.createCache(options);
+    await model.prefill(cache, [...PROMPT, ...PROMPT], name === "finch" ? { question: QUESTION } : {});
+    for (let step = 0; step < 9; step++) await model.forward({ tokens: [step], cache, logits: "none" });
+    expect(cache.report().compressions, name).toBeGreaterThan(0);
+    expect(cache.peakAllocatedBytes, name).toBeLessThanOrEqual(12_000);
+    cache.dispose();
+  }
+  expect(refused).toEqual([
+    "pyramidKV",
+    "nonCausalAttention",
+    "compactor",
+    "kvzip",
+    "kvCompose",
+    "think",
+    "simLayerKV",
+    "duoAttention",
+  ]);
+});

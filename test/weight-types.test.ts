@@ -1,0 +1,135 @@
+import { fileURLToPath } from "node:url";
+import { beforeAll, describe, expect, it } from "vitest";
+import { createReferenceBackend, createWasmBackend } from "../src/engine/index.ts";
+import { addComparison, noSums } from "../src/evaluate/distributions.ts";
+import {
+  type DecoderModel,
+  inspectModel,
+  type LoadProgress,
+  loadModel,
+  type ModelFiles,
+  WEIGHT_CHOICES,
+  type WeightChoice,
+} from "../src/model/index.ts";
+import type { Tensor } from "../src/tensor.ts";
+import expected from "./fixtures/stories260K/expected.json" with { type: "json" };
+import { expectClose } from "./support/expect-close.ts";
+import { tinyLlama } from "./support/tiny-llama.ts";
+
+const MODEL = fileURLToPath(new URL("./fixtures/stories260K", import.meta.url));
+/** Logits of three f32 layers against the reference, which sums in f64. */
+const TOLERANCE = 2e-5;
+
+const createWasm = () => createWasmBackend({ threads: 0, maxBytes: 2 ** 26 });
+
+describe.each(WEIGHT_CHOICES)("a decoder with weights: %s", (weights) => {
+  // 96 and 160 are whole blocks; the output projection's 4 · 10 = 40 columns are not.
+  const sizes = { hidden_size: 96, intermediate_size: 160, vocab_size: 101 };
+
+  it.each([false, true])("gives the reference's logits, tied embeddings: %s", async (tied) => {
+    const files = tinyLlama({ ...sizes, tie_word_embeddings: tied });
+    const models = await Promise.all(
+      [createReferenceBackend(), await createWasm()].map((backend) => loadModel(files, { backend, weights })),
+    );
+    const caches = models.map((model) => model.createCache());
+    for (const tokens of [[1, 5, 100, 0, 17], [17], [3]]) {
+      const [want, got] = await Promise.all(
+        models.map((model, n) => model.forward({ tokens, cache: caches[n], logits: "all" })),
+      );
+      expectClose(got.data, want.data, TOLERANCE);
+    }
+  });
+
+  it("takes the bytes that inspectModel tells", async () => {
+    const backend = await createWasm();
+    const report = await inspectModel(MODEL, { weights });
+    await loadModel(MODEL, { backend, weights });
+    const tensors = 48; // each takes whole cache lines, int8 two runs of them
+    expect(backend.usedBytes).toBeGreaterThanOrEqual(report.loadedBytes);
+    expect(backend.usedBytes).toBeLessThan(report.loadedBytes + 2 * tensors * 64);
+  });
+});
+
+describe("stories260K, 256 tokens of its own text", () => {
+  async function logitsOf(weights: WeightChoice): Promise<{ model: DecoderModel; tokens: number[]; logits: Tensor }> {
+    const model = await loadModel(MODEL, { backend: await createWasm(), weights });
+    const tokens = [...(model.tokenizer?.encode(expected[0].text) ?? [])];
+    return { model, tokens, logits: await model.forward({ tokens: tokens.slice(0, -1), logits: "all" }) };
+  }
+  let exact: Awaited<ReturnType<typeof logitsOf>>;
+  beforeAll(async () => {
+    exact = await logitsOf("f32");
+  });
+
+  // Bounds are 1.5 times what was measured (docs/models.md): mean KL divergence in nats, largest difference of a logit.
+  it.each([
+    ["stored", 0, 0, 256],
+    ["f16", 5e-7, 0.018, 256],
+    ["bf16", 6e-5, 0.17, 252],
+    ["int8", 5e-4, 0.5, 250],
+    ["q8_0", 3.5e-4, 0.5, 250],
+    ["q4_0", 0.057, 10.5, 220],
+  ] as const)("as %s: near f32's distributions", async (weights, divergence, difference, sameBest) => {
+    const { logits, tokens } = await logitsOf(weights);
+    const sums = noSums();
+    addComparison(sums, exact.logits.data as Float32Array, logits.data as Float32Array, tokens.slice(1));
+    expect(sums.rows).toBe(256);
+    expect(sums.divergence / sums.rows).toBeLessThanOrEqual(divergence);
+    expect(sums.sameBest).toBeGreaterThanOrEqual(sameBest);
+    let largest = 0;
+    for (const [i, x] of (logits.data as Float32Array).entries()) {
+      largest = Math.max(largest, Math.abs(x - Number(exact.logits.data[i])));
+    }
+    expect(largest).toBeLessThanOrEqual(difference);
+  });
+});
+
+describe("loadModel with weights", () => {
+  async function typesOf(files: ModelFiles, weights: WeightChoice): Promise<Map<string, LoadProgress>> {
+    const progress: LoadProgress[] = [];
+    const backend = createReferenceBackend();
+    await loadModel(files, { backend, weights, onProgress: (one) => progress.push(one) });
+    return new Map(progress.map((one) => [one.tensor, one]));
+  }
+  const sizes = { hidden_size: 64, head_dim: 10, intermediate_size: 64 };
+
+  it("q4_0 keeps the head in q8_0, and an embedding of its own in q4_0", async () => {
+    const types = await typesOf(tinyLlama(sizes), "q4_0");
+    expect(types.get("lm_head.weight")?.loadedAs).toBe("q8_0");
+    expect(types.get("model.embed_tokens.weight")?.loadedAs).toBe("q4_0");
+    expect(types.get("model.layers.1.mlp.gate_proj.weight")?.loadedAs).toBe("q4_0");
+    expect(types.get("model.norm.weight")?.loadedAs).toBe("f32");
+  });
+
+  it("q4_0 keeps a table that is embedding and head in q8_0", async () => {
+    const types = await typesOf(tinyLlama({ ...sizes, tie_word_embeddings: true }), "q4_0");
+    expect(types.get("model.embed_tokens.weight")?.loadedAs).toBe("q8_0");
+  });
+
+  it("q8_0 leaves rows that are not whole blocks as stored, and says so; int8 takes any", async () => {
+    const odd = "model.layers.0.self_attn.o_proj.weight"; // 40 columns
+    const q8 = await typesOf(tinyLlama(sizes), "q8_0");
+    expect(q8.get(odd)).toMatchObject({ loadedAs: "f32", fallback: true });
+    expect([...q8.values()].filter(({ fallback }) => fallback)).toHaveLength(3);
+    const int8 = await typesOf(tinyLlama(sizes), "int8");
+    expect(int8.get(odd)).toMatchObject({ loadedAs: "int8", fallback: false });
+    expect((await inspectModel(tinyLlama(sizes), { weights: "q8_0" })).fallbackMatrices).toBe(3);
+  });
+
+  it("refuses a type that is none", async () => {
+    const weights = "q5_1" as WeightChoice;
+    const message = 'weights must be one of stored, f32, f16, bf16, int8, q8_0, q4_0; got weights="q5_1".';
+    await expect(loadModel(tinyLlama(), { weights })).rejects.toThrow(`loadModel: ${message}`);
+    await expect(inspectModel(tinyLlama(), { weights })).rejects.toThrow(`inspectModel: ${message}`);
+  });
+
+  it("refuses weights that the type cannot hold, by the tensor's name", async () => {
+    const files = tinyLlama(sizes, (tensors) => {
+      tensors["model.layers.2.mlp.up_proj.weight"].data[64 * 3 + 7] = Number.NaN;
+    });
+    await expect(loadModel(files, { backend: createReferenceBackend(), weights: "q8_0" })).rejects.toThrow(
+      "model.layers.2.mlp.up_proj.weight: weights that q8_0 can hold; got row=3, column=7, value=NaN. " +
+        "The file is damaged, or its weights need a type of wider range: f32 or bf16.",
+    );
+  });
+});
