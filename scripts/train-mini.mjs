@@ -11,10 +11,9 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { createTokenizer } from "../dist/model/index.js";
 import {
+  heldOutDocuments,
   MINI_CONFIG,
   MINI_STAGES,
-  MINI_WEIGHTS,
-  miniHeldOut,
   miniTokenizer,
   stageDocuments,
   storyTokens,
@@ -56,11 +55,8 @@ console.log(`the model is in ${values.out}`);
 function runStage(stage, from, folder, first) {
   mkdirSync(folder, { recursive: true });
   const [data, heldOut] = [join(folder, "train.jsonl"), join(folder, "held-out.jsonl")];
-  writeDocuments(data, stageDocuments(stage.documents));
-  writeDocuments(
-    heldOut,
-    Array.from(miniHeldOut(stage), ({ parts }) => parts),
-  );
+  writeDocuments(data, stageDocuments(stage.documents), stage.weights);
+  writeDocuments(heldOut, heldOutDocuments(stage), stage.weights);
   const options = {
     out: folder,
     ...(first ? { config: join(from, "config.json") } : { model: from }),
@@ -86,11 +82,11 @@ function runStage(stage, from, folder, first) {
   if (status !== 0 || !existsSync(join(folder, "model.safetensors"))) process.exit(status || 1);
 }
 
-function writeDocuments(path, documents) {
+function writeDocuments(path, documents, roleWeights) {
   if (existsSync(path)) return;
   const lines = [];
   for (const parts of documents) {
-    const { tokens, weights } = storyTokens(parts, tokenizer, MINI_WEIGHTS);
+    const { tokens, weights } = storyTokens(parts, tokenizer, roleWeights);
     lines.push(
       JSON.stringify({ tokens: Array.from(tokens), weights: Array.from(weights, (w) => Number(w.toFixed(3))) }),
     );

@@ -207,18 +207,93 @@ describe("phasor inspect", () => {
 });
 
 describe("phasor start", () => {
-  test("without a model says in two lines what to do", async () => {
-    const { code, stdout, stderr } = await phasor(["start"]);
-    expect(stdout.trimEnd().split("\n").length).toBe(2);
-    expect(stdout).toContain("-- --model test/fixtures/stories260K");
+  const args = ["start", "--model", MODEL, "--file", "CONTRIBUTING.md", "--budget", "64"];
+
+  test("reads a text in five ways, and shows their answers and bytes side by side", async () => {
+    const { code, stdout, stderr } = await phasor([...args, "--ask", "What is a rotation?", "--ask", "Who was Lily?"]);
     expect([code, stderr]).toEqual([0, ""]);
+    for (const way of ["everything kept", "Finch, re-rotated", "Finch, not re-rotated", "KeyDiff", "oldest dropped"]) {
+      expect(stdout.split(way).length).toBeGreaterThan(3); // in the table, and below each question
+    }
+    expect(stdout).toMatch(/A text of \d+ tokens, a cache of 64: \d+\.\d times too small/);
+    expect(stdout).toMatch(/Forgotten by Finch, re-rotated .* \d+ % of the text/);
   });
 
-  test("with a model tells a story", async () => {
-    const { code, stdout, stderr } = await phasor(["start", "--model", MODEL]);
-    expect(stdout.startsWith("Once upon a time, there was a little girl named")).toBe(true);
-    expect(stderr).toContain("tokens/s");
-    expect(code).toBe(0);
+  test("as JSON holds every answer and the report of what was forgotten", async () => {
+    const { code, stdout } = await phasor([...args, "--ask", "Who?", "--json"]);
+    const { budget, trials, forgotten } = JSON.parse(stdout);
+    expect([code, budget, trials.length, forgotten.budget]).toEqual([0, 64, 5, 64]);
+    expect(trials[1].result.peakBytes).toBeLessThan(trials[0].result.peakBytes / 4);
+  });
+
+  test("needs questions about another text", async () => {
+    const { code, stdout, stderr } = await phasor(args);
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toBe(
+      'phasor: start: questions about the text; got file="CONTRIBUTING.md". Give --ask once or more.\n',
+    );
+  });
+});
+
+describe("a cache that forgets", () => {
+  const PROMPT = "Once upon a time there was a little dog. ".repeat(12);
+  const cached = ["--policy", "snapkv(window=8)", "--budget", "48", "--rerotate"];
+
+  test("keeps its budget, says so, and goes on from a file as if it had not stopped", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "phasor-cache-"));
+    try {
+      const file = join(folder, "dog.kv");
+      const all = ["generate", "--model", MODEL, ...cached, "--temperature", "0"];
+      const ask = ["--ask", "Who?", "--ask", "Where?", "-n", "12"];
+      const first = await phasor([...all, "-p", PROMPT, ...ask, "--save-cache", file]);
+      expect(first.stderr).toMatch(/tokens read, 48 kept per head/);
+      expect(first.stdout).toMatch(/^Question: Who\?\nAnswer:.*\nQuestion: Where\?\nAnswer:/);
+      const second = await phasor([...all, ...ask, "--load-cache", file]);
+      expect([second.code, second.stdout]).toEqual([0, first.stdout]);
+      const other = await phasor([...all, ...ask, "--cache-dtype", "int8", "--load-cache", file]);
+      expect([other.code, other.stdout]).toEqual([1, ""]);
+      expect(other.stderr).toMatch(/^phasor: .*dog\.kv/);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  test("in bytes never passes them", async () => {
+    const { code, stdout } = await phasor(
+      ["generate", "--model", MODEL, "-p", PROMPT, "--max-cache-bytes", "32KiB", "--cache-dtype", "int8"].concat([
+        "--ask",
+        "Who?",
+        "--json",
+      ]),
+    );
+    const { cache } = JSON.parse(stdout);
+    expect([code, cache.maxBytes, cache.forgotten.length > 0]).toEqual([0, 32768, true]);
+    expect(cache.peakAllocatedBytes).toBeLessThanOrEqual(32768);
+  });
+});
+
+describe("phasor eval", () => {
+  test("prints a table, and writes every answer and charts", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "phasor-eval-"));
+    try {
+      const [json, svg] = [join(folder, "eval.json"), join(folder, "charts")];
+      const small = ["--documents", "1", "--document-pieces", "60", "--facts", "2", "--text-tokens", "60"];
+      const run = ["eval", "--model", MODEL, "--policies", "keydiff", "--budgets", "16,32", ...small];
+      const { code, stdout } = await phasor([...run, "--rerotate", "on", "--json", json, "--svg", svg]);
+      expect(code).toBe(0);
+      expect(stdout.split("\n").filter((line) => line.startsWith("| keydiff"))).toHaveLength(2);
+      const { options, rows } = JSON.parse(await readFile(json, "utf8"));
+      expect([options.seed, rows.length, rows[1].retrieval.answers.length]).toEqual([1, 3, 2]);
+      expect(await readFile(join(svg, "divergence-by-budget.svg"), "utf8")).toContain("<svg");
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  test("names a policy it does not know", async () => {
+    const { code, stderr } = await phasor(["eval", "--model", MODEL, "--policies", "snapvk"]);
+    expect(code).toBe(2);
+    expect(stderr).toContain('the name of a policy; got name="snapvk"');
   });
 });
 

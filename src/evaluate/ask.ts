@@ -37,6 +37,7 @@ export async function ask(
     cache,
     temperature: 0,
     maxNewTokens: maxAnswerTokens,
+    maxPositions: 2 ** 31 - 1, // what happens beyond the model's range is part of what is measured
     stopStrings,
     ...(signal && { signal }),
   });

@@ -59,11 +59,11 @@ export async function feed(parts: FeedParts, cache: ModelCache, input: FeedInput
   const T = input.tokens.length;
   checkOneText(cache, input);
   const decoding = T === 1 && cache.length() > 0 && input.question === undefined && !input.settle;
-  const question = input.question?.length ?? 0;
+  const question = looksFromQueries(cache) ? (input.question?.length ?? 0) : 0;
   const pieces: Tensor<"f32">[] = [];
   for (let at = 0; at < T; ) {
     let room = roomOf(cache) - question;
-    if (room < 1) {
+    if (room < 1 && cache.length() > 0) {
       await shrink(parts, cache, input, { decoding, more: true });
       room = roomOf(cache) - question;
     }
@@ -164,7 +164,7 @@ async function shrink(
   const asksAtEnd = !more && input.questionTail !== undefined;
   if (!decoding && prefill && suits(prefill, cache, asksAtEnd || input.question !== undefined)) {
     const amount = prefillAmount(cache, prefill);
-    if (input.question !== undefined && !asksAtEnd) {
+    if (input.question !== undefined && !asksAtEnd && looksFromQueries(cache)) {
       await compressWithQuestion(parts, task, cache, prefill, amount, input.question);
       return;
     }
@@ -191,6 +191,12 @@ function suits(policy: Policy, cache: ModelCache, asked: boolean): boolean {
   }
   if (policy.needs.queries !== "question" && !policy.needs.questionTokens) return true;
   return asked || !cache.progress.hadQuestion;
+}
+
+/** Whether the policy for prompts sees queries, so that a question can make a difference to it. */
+function looksFromQueries({ plan }: ModelCache): boolean {
+  const { queries, unrotatedQueries, attentionMass, questionTokens } = plan.compression?.prefill?.needs ?? {};
+  return Boolean(queries || unrotatedQueries || attentionMass || questionTokens);
 }
 
 /** Lets a policy look from a question, which is forgotten afterwards. */

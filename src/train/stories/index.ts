@@ -3,11 +3,11 @@
 export { type Fact, isWithheld, type Split } from "./facts.ts";
 export { type ListOptions, listDocument } from "./list-document.ts";
 export {
+  heldOutDocuments,
+  heldOutStories,
   MINI_CONFIG,
   MINI_STAGES,
   MINI_VOCABULARY,
-  MINI_WEIGHTS,
-  miniHeldOut,
   miniTokenizer,
   type Stage,
 } from "./recipe.ts";

@@ -46,6 +46,14 @@ describe("listDocument", () => {
     for (const answer of answers) expect(first.some((pair) => pair.endsWith(answer))).toBe(true);
   });
 
+  test("a plain list is of single words", () => {
+    for (let seed = 0; seed < 20; seed++) {
+      for (const round of roundsOf(listDocument(seed, { pieces: 60, rounds: 2, plain: true }))) {
+        for (const pair of round) expect(pair).toMatch(/^[A-Za-z]+ [A-Za-z0-9]+$/);
+      }
+    }
+  });
+
   test("the same seed gives the same list, another seed another", () => {
     const options = { pieces: 90, rounds: 3 };
     expect(listDocument(7, options)).toEqual(listDocument(7, options));

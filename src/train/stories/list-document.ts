@@ -15,6 +15,8 @@ export type ListOptions = {
   readonly pieces: number;
   /** How often the pairs are said, the first time included. */
   readonly rounds: number;
+  /** Whether both parts are single words, which is learned first; false when absent. */
+  readonly plain?: boolean;
 };
 
 /** The first or second part of pairs. */
@@ -35,15 +37,10 @@ const FIRST_WORDS: readonly string[] = [
   ...words.SHOPS,
   ...words.GOODS,
   ...words.PETS,
+  ...words.COLORS,
+  ...words.LOCKED,
   ...words.VEGETABLES.map(([one]) => one),
   ...THINGS,
-];
-
-const FIRST: readonly Wording[] = [
-  { word: (draw) => draw.pick(FIRST_WORDS), pieces: 1 },
-  { word: (draw) => draw.pick([...words.WOMEN, ...words.MEN]), pieces: 1 },
-  { word: (draw) => `${draw.pick(words.COLORS)} ${draw.pick([...words.LOCKED, ...THINGS])}`, pieces: 2 },
-  { word: (draw) => `${draw.pick([...words.WOMEN, ...words.MEN])} ${draw.pick(THINGS)}`, pieces: 2 },
 ];
 
 const SECOND_WORDS: readonly string[] = [
@@ -57,10 +54,23 @@ const SECOND_WORDS: readonly string[] = [
   ...words.PLANTS,
   ...words.CARGOES,
   ...words.PASSWORDS,
+  ...words.GOODS,
+  ...words.JOBS,
+  ...words.DIGITS,
+];
+
+const PLAIN_FIRST: Wording = { word: (draw) => draw.pick(FIRST_WORDS), pieces: 1 };
+const PLAIN_SECOND: Wording = { word: (draw) => draw.pick(SECOND_WORDS), pieces: 1 };
+
+const FIRST: readonly Wording[] = [
+  PLAIN_FIRST,
+  { word: (draw) => draw.pick([...words.WOMEN, ...words.MEN]), pieces: 1 },
+  { word: (draw) => `${draw.pick(words.COLORS)} ${draw.pick([...words.LOCKED, ...THINGS])}`, pieces: 2 },
+  { word: (draw) => `${draw.pick([...words.WOMEN, ...words.MEN])} ${draw.pick(THINGS)}`, pieces: 2 },
 ];
 
 const SECOND: readonly Wording[] = [
-  { word: (draw) => draw.pick(SECOND_WORDS), pieces: 1 },
+  PLAIN_SECOND,
   { word: (draw) => `is ${draw.pick(SECOND_WORDS)}`, pieces: 2 },
   { word: (draw) => `in ${draw.pick(words.TOWNS)}`, pieces: 2 },
   { word: (draw) => `on ${draw.pick(words.DAYS)}`, pieces: 2 },
@@ -85,11 +95,11 @@ const TRIES = 1000;
  * @returns the parts of a document; from the second round on the second parts are answers
  * @throws ConfigError for counts out of range
  */
-export function listDocument(seed: number, { pieces, rounds }: ListOptions): StoryPart[] {
+export function listDocument(seed: number, { pieces, rounds, plain = false }: ListOptions): StoryPart[] {
   checkCount("pieces", pieces, Number.MAX_SAFE_INTEGER);
   checkCount("rounds", rounds, MOST_ROUNDS);
   const draw = createDraw(seed, "list");
-  const [first, second] = [draw.pick(FIRST), draw.pick(SECOND)];
+  const [first, second] = plain ? [PLAIN_FIRST, PLAIN_SECOND] : [draw.pick(FIRST), draw.pick(SECOND)];
   const count = Math.floor((pieces / rounds - ROUND_PIECES) / (first.pieces + second.pieces + 1));
   const list = new Map<string, string>();
   for (let tries = 0; list.size < Math.max(1, count) && tries < TRIES; tries++) {

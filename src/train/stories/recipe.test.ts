@@ -1,6 +1,13 @@
 import { describe, expect, test } from "vitest";
 import { createTokenizer } from "../../model/index.ts";
-import { MINI_CONFIG, MINI_STAGES, MINI_VOCABULARY, MINI_WEIGHTS, miniHeldOut, miniTokenizer } from "./recipe.ts";
+import {
+  heldOutDocuments,
+  heldOutStories,
+  MINI_CONFIG,
+  MINI_STAGES,
+  MINI_VOCABULARY,
+  miniTokenizer,
+} from "./recipe.ts";
 import { stageDocuments, stageStory } from "./stage-documents.ts";
 import { storyDocument } from "./story-document.ts";
 import { storyTokens } from "./story-tokens.ts";
@@ -27,13 +34,16 @@ describe("the stages of phasor-mini", () => {
     expect(2 * parameters).toBeLessThan(5.8e6);
   });
 
-  test.each(MINI_STAGES)("documents of stage $name fit into its context", ({ documents, contextTokens }) => {
-    for (const parts of stageDocuments({ ...documents, count: 60 })) {
-      const { tokens, weights } = storyTokens(parts, tokenizer, MINI_WEIGHTS);
-      expect(tokens.length).toBeLessThanOrEqual(contextTokens);
-      expect(weights).toHaveLength(tokens.length);
-    }
-  });
+  test.each(MINI_STAGES)(
+    "documents of stage $name fit into its context",
+    ({ documents, contextTokens, weights: roles }) => {
+      for (const parts of stageDocuments({ ...documents, count: 60 })) {
+        const { tokens, weights } = storyTokens(parts, tokenizer, roles);
+        expect(tokens.length).toBeLessThanOrEqual(contextTokens);
+        expect(weights).toHaveLength(tokens.length);
+      }
+    },
+  );
 
   test.each(MINI_STAGES)("held-out documents of stage $name share no fact with its own", (stage) => {
     const seen = new Set<string>();
@@ -42,7 +52,7 @@ describe("the stages of phasor-mini", () => {
       for (const { sentence } of storyDocument(seed, options).facts) seen.add(sentence);
     }
     let heldOut = 0;
-    for (const { facts, questions, text } of miniHeldOut(stage)) {
+    for (const { facts, questions, text } of heldOutStories(stage)) {
       expect(questions).toHaveLength(facts.length);
       for (const { sentence, at } of facts) {
         heldOut++;
@@ -51,6 +61,14 @@ describe("the stages of phasor-mini", () => {
       }
     }
     expect(heldOut).toBeGreaterThan(64);
+  });
+
+  test("the stage of lists is evaluated on lists, the others on stories with questions", () => {
+    for (const stage of MINI_STAGES) {
+      const [parts] = heldOutDocuments(stage);
+      expect(parts[0].text.startsWith("List:")).toBe(stage.name === "lists");
+      expect(parts.some(({ role }) => role === "question")).toBe(stage.name !== "lists");
+    }
   });
 
   test("no two stages share seeds", () => {
@@ -75,6 +93,6 @@ describe("storyTokens", () => {
     const { eosTokenId: _, ...endless } = tokenizer;
     const document = storyDocument(3, { pieces: 150, facts: 2 });
     const message = "storyTokens: a tokenizer with a begin and an end token; got begin=0, end=undefined.";
-    expect(() => storyTokens(document.parts, endless, MINI_WEIGHTS)).toThrow(message);
+    expect(() => storyTokens(document.parts, endless, { story: 1, question: 1, answer: 1 })).toThrow(message);
   });
 });

@@ -14,6 +14,8 @@ export type StageDocuments = {
   readonly series: number;
   /** Fraction of documents that are lists of pairs instead of stories. */
   readonly lists: number;
+  /** Fraction of lists that are plain. */
+  readonly plain: number;
   /** Length, drawn evenly. */
   readonly pieces: Range;
   /** Pieces of a document for each of its facts, drawn evenly on a logarithmic scale. */
@@ -28,7 +30,8 @@ export type StageDocuments = {
 export function* stageDocuments(documents: StageDocuments): Generator<readonly StoryPart[]> {
   for (let index = 0; index < documents.count; index++) {
     const { seed, draw, pieces } = common(documents, index);
-    if (draw.chance(documents.lists)) yield listDocument(seed, { pieces, rounds: 2 + draw.below(3) });
+    if (draw.chance(documents.lists))
+      yield listDocument(seed, { pieces, rounds: 2 + draw.below(3), plain: draw.chance(documents.plain) });
     else {
       const { options } = stageStory(documents, index);
       yield storyDocument(seed, options).parts;
