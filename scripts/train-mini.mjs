@@ -6,9 +6,11 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { storyDocuments } from "../dist/evaluate/index.js";
+import { lineChart } from "../dist/line-chart.js";
 import { createTokenizer } from "../dist/model/index.js";
 import {
   heldOutDocuments,
@@ -27,6 +29,9 @@ const { values } = parseArgs({
     stages: { type: "string", default: String(MINI_STAGES.length) },
   },
 });
+/** Steps whose losses are averaged in the picture. */
+const MEAN_OF = 20;
+
 const stages = MINI_STAGES.slice(0, Number(values.stages));
 
 const start = join(values.work, "start");
@@ -50,7 +55,51 @@ mkdirSync(values.out, { recursive: true });
 for (const name of ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]) {
   copyFileSync(join(before, name), join(values.out, name));
 }
+writeRun();
+// What `phasor start` reads: of the held-out facts, and of seeds that no stage and no evaluation uses.
+const [text] = storyDocuments({ documents: 1, seed: 31_415_926, pieces: 3800, facts: 12 });
+writeJson(join(values.out, "text.json"), text);
 console.log(`the model is in ${values.out}`);
+
+/** What the stages took and reached, and their losses as a picture; both go with the model. */
+function writeRun() {
+  const summaries = [];
+  const series = [];
+  let tokensBefore = 0;
+  for (const [index, { name, contextTokens }] of stages.entries()) {
+    const lines = readFileSync(join(values.work, `${index + 1}-${name}`, "training.jsonl"), "utf8")
+      .trim()
+      .split("\n");
+    const records = lines.map((line) => JSON.parse(line));
+    const steps = records.filter(({ loss }) => loss !== undefined);
+    const last = steps.at(-1);
+    const heldOutLoss = records.findLast((record) => record.heldOutLoss !== undefined)?.heldOutLoss;
+    const { totalTokens: tokens, totalSeconds: seconds, step } = last;
+    summaries.push({
+      name,
+      contextTokens,
+      steps: step,
+      tokens,
+      seconds,
+      loss: mean(steps.slice(-MEAN_OF)),
+      heldOutLoss,
+    });
+    const points = [];
+    for (let n = 0; n + MEAN_OF <= steps.length; n += MEAN_OF) {
+      const some = steps.slice(n, n + MEAN_OF);
+      points.push([(tokensBefore + some.at(-1).totalTokens) / 1e6, mean(some)]);
+    }
+    series.push({ name: `${name} (${contextTokens})`, points });
+    tokensBefore += tokens;
+  }
+  writeJson(join(values.out, "run.json"), summaries);
+  const axes = { xLabel: "predictions, millions", yLabel: "loss by weight, nats" };
+  writeFileSync(join(values.out, "loss.svg"), lineChart({ title: "Training of phasor-mini", ...axes, series }));
+}
+
+function mean(steps) {
+  return steps.reduce((sum, { loss }) => sum + loss, 0) / steps.length;
+}
 
 function runStage(stage, from, folder, first) {
   mkdirSync(folder, { recursive: true });

@@ -1,8 +1,9 @@
 /**
  * Phasor: rotary attention for TypeScript.
  *
- * The folders, in the order data flows: rope, mask, attention, engine, cache, compress, model, generate. Each is also a
- * subpath export of its own (`phasor/rope`, `phasor/model`, …).
+ * The folders, in the order data flows: rope, mask, attention, engine, cache, compress, nn, model, generate, train,
+ * evaluate. Each is also a subpath export of its own (`phasor/rope`, `phasor/model`, …), and nn, train and evaluate are
+ * that only.
  */
 
 export * from "./attention/index.ts";

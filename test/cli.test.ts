@@ -258,6 +258,34 @@ describe("a cache that forgets", () => {
     }
   });
 
+  test("refuses a policy that looks from a question without exactly one, before the model is loaded", async () => {
+    const two = ["--ask", "Who?", "--ask", "Where?"];
+    const finch = ["generate", "--model", "nowhere", "-p", PROMPT, "--policy", "finch", "--budget", "48"];
+    const { code, stdout, stderr } = await phasor([...finch, ...two]);
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toBe(
+      'phasor: generate: one question, for a policy that looks from it; got policy="finch", questions=2. ' +
+        "Give --ask once, or a policy such as keydiff.\n",
+    );
+  });
+
+  test("takes the sampler's options for answers, and a chunk that holds a long question", async () => {
+    const long = ["--ask", "Who? ".repeat(30), "--policy", "finch", "--budget", "48", "-n", "12"];
+    const run = ["generate", "--model", MODEL, "-p", PROMPT, ...long];
+    expect((await phasor(run)).stderr).toContain("room for a token and the question");
+    const best = await phasor([...run, "--prefill-chunk", "256"]);
+    const sampled = await phasor([...run, "--prefill-chunk", "256", "-t", "3", "--top-k", "1"]);
+    expect([best.code, sampled.code, sampled.stdout]).toEqual([0, 0, best.stdout]);
+  });
+
+  test("that cannot be read is named", async () => {
+    const { code, stderr } = await phasor(["generate", "--model", MODEL, "--load-cache", "nowhere.kv", "-p", "a"]);
+    expect([code, stderr]).toEqual([
+      1,
+      'phasor: generate: the cache file must be readable; got file="nowhere.kv", error="ENOENT".\n',
+    ]);
+  });
+
   test("in bytes never passes them", async () => {
     const { code, stdout } = await phasor(
       ["generate", "--model", MODEL, "-p", PROMPT, "--max-cache-bytes", "32KiB", "--cache-dtype", "int8"].concat([
@@ -288,6 +316,15 @@ describe("phasor eval", () => {
     } finally {
       await rm(folder, { recursive: true });
     }
+  });
+
+  test("refuses a negative count", async () => {
+    const { code, stderr } = await phasor(["eval", "--model", "nowhere", "--documents", "-1"]);
+    expect([code, stderr]).toEqual([
+      1,
+      "phasor: eval: counts that are not negative, and a chunk of at least 1 token; " +
+        "got documents=-1, text-tokens=768, prefill-chunk=1.\n",
+    ]);
   });
 
   test("names a policy it does not know", async () => {

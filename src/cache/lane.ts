@@ -127,12 +127,14 @@ export class Lane {
     this.store.keep(slots);
     this.columns.keep(slots);
     if (this.#layer.capacity === undefined) this.columns.trim();
+    else this.#trimToPages();
   }
 
-  /** Keeps the first slots and all memory. */
+  /** Keeps the first slots and all memory, but for pages that other heads may take. */
   crop(length: number): void {
     this.store.crop(length);
     this.columns.crop(length);
+    this.#trimToPages();
     if (length === 0) this.hasDropped = false;
   }
 
@@ -152,6 +154,12 @@ export class Lane {
 
   view(): KeyValues {
     return this.store.view({ positions: this.positions, segments: this.segments, order: this.columns.order });
+  }
+
+  /** Heads that share a fixed number of pages have no more positions than pages, whichever of them is long. */
+  #trimToPages(): void {
+    const { layout, capacity, kvHeads } = this.#layer;
+    if (layout.type === "paged" && capacity !== undefined && this.heads < kvHeads) this.columns.trim(layout.pageSize);
   }
 
   #dropped(count: number): void {

@@ -97,9 +97,10 @@ export class SlotColumns {
     this.#become("crop", [Int32Array.of(length)]);
   }
 
-  /** Gives spare memory back. */
-  trim(): void {
-    if (this.#columns[0].length > this.#length) this.#resize(this.#length);
+  /** Gives spare memory back, but for what fills a page. */
+  trim(pageSize = 1): void {
+    const room = pageSize * Math.ceil(this.#length / pageSize);
+    if (this.#columns[0].length > room) this.#resize(room);
   }
 
   clone(): SlotColumns {

@@ -5,6 +5,7 @@
 import { generate } from "../generate/index.ts";
 import type { DecoderModel, ModelCache } from "../model/index.ts";
 import type { GenerateSettings } from "./generate.ts";
+import { samplerOptions } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
 
 /** What is asked of what. */
@@ -38,8 +39,8 @@ export async function ask({ model, cache, text, questions, settings, signal }: I
   for (const question of questions) {
     const branch = cache.fork();
     const run = generate(model, questionPrompt(question), {
-      temperature: settings.temperature ?? 0,
-      ...(settings.seed !== undefined && { seed: settings.seed }),
+      ...samplerOptions({ temperature: 0, ...settings }),
+      ...(settings.context !== undefined && { maxPositions: settings.context }),
       maxNewTokens,
       stopStrings: stop,
       cache: branch,

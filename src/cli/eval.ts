@@ -84,6 +84,7 @@ export function addEvalCommand(program: Command): void {
 }
 
 async function evaluateModel(options: EvalSettings): Promise<void> {
+  checkCounts(options);
   const settings = evaluationSettings({
     policies: options.policies,
     budgets: options.budgets,
@@ -131,6 +132,17 @@ async function writeResults({ json, svg, ...options }: EvalSettings, rows: reado
   if (svg === undefined) return;
   await mkdir(svg, { recursive: true });
   for (const [name, chart] of evaluationCharts(rows)) await writeFile(join(svg, name), chart);
+}
+
+/** Refuses what would have every setting refused, before the model is loaded. */
+function checkCounts({ documents, textTokens, prefillChunk = 1 }: EvalSettings): void {
+  if (documents < 0 || textTokens < 0 || prefillChunk < 1) {
+    throw new ConfigError("eval", "counts that are not negative, and a chunk of at least 1 token", {
+      documents,
+      "text-tokens": textTokens,
+      "prefill-chunk": prefillChunk,
+    });
+  }
 }
 
 function storyOptions({ documents, documentPieces: pieces, facts, seed }: EvalSettings) {

@@ -5,14 +5,22 @@
 import { readFile } from "node:fs/promises";
 import { text as readAll } from "node:stream/consumers";
 import { type Command, Option } from "commander";
+import { parsePolicy } from "../compress/index.ts";
 import { createBackend, DECODER_BACKENDS, type DecoderBackendName } from "../engine/index.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, PhasorError } from "../errors.ts";
 import { createSampler, type GenerationSummary, generate, type SamplerOptions } from "../generate/index.ts";
-import { type DecoderModel, loadModel, type ModelCache, WEIGHT_CHOICES, type WeightChoice } from "../model/index.ts";
+import {
+  type DecoderModel,
+  loadModel,
+  type ModelCache,
+  type ModelCacheOptions,
+  WEIGHT_CHOICES,
+  type WeightChoice,
+} from "../model/index.ts";
 import { ask } from "./ask.ts";
 import { addCacheOptions, type CacheSettings, cacheOptions, describeCache, forgets } from "./cache-settings.ts";
 import { interruptible } from "./interrupt.ts";
-import { collect, parseInteger, parseNumber } from "./options.ts";
+import { collect, parseInteger, parseNumber, samplerOptions } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
 import { formatBytes } from "./parse-bytes.ts";
 
@@ -77,12 +85,16 @@ export function addGenerateCommand(program: Command): void {
 /** Loads the model, runs it, and prints text and statistics. */
 export async function generateText(settings: GenerateSettings): Promise<void> {
   createSampler(samplerOptions(settings)); // refuses bad values before the model is loaded
+  checkQuestion(settings);
   const prompt = await readPrompt(settings);
   await interruptible(async (signal) => {
     using model = await load(settings, signal);
-    const made = cacheOptions(settings);
-    const { loadCache, saveCache } = settings;
-    const cache = loadCache === undefined ? model.createCache(made) : await model.loadCache(loadCache, made);
+    const { loadCache, saveCache, prefillChunk } = settings;
+    const made = {
+      ...cacheOptions(settings),
+      ...(forgets(settings) && prefillChunk !== undefined && { prefillChunk }),
+    };
+    const cache = loadCache === undefined ? model.createCache(made) : await readCache(model, loadCache, made);
     if (settings.ask) await ask({ model, cache, text: prompt, questions: settings.ask, settings, signal });
     else await continuePrompt({ model, cache, prompt, settings, signal });
     if (saveCache !== undefined && !settings.ask) await cache.save(saveCache);
@@ -154,16 +166,27 @@ function toJson(summary: GenerationSummary): string {
   });
 }
 
-function samplerOptions(from: SamplerOptions): SamplerOptions {
-  const { temperature, topK, topP, minP, repetitionPenalty, seed } = from;
-  return {
-    ...(temperature !== undefined && { temperature }),
-    ...(topK !== undefined && { topK }),
-    ...(topP !== undefined && { topP }),
-    ...(minP !== undefined && { minP }),
-    ...(repetitionPenalty !== undefined && { repetitionPenalty }),
-    ...(seed !== undefined && { seed }),
-  };
+/** Refuses a policy that looks from a question where there is not exactly one to look from. */
+function checkQuestion({ policy, ask: questions = [], loadCache }: GenerateSettings): void {
+  if (policy === undefined || loadCache !== undefined || questions.length === 1) return;
+  const { queries, questionTokens } = parsePolicy(policy).needs;
+  if (queries !== "question" && !questionTokens) return;
+  throw new ConfigError(
+    "generate",
+    "one question, for a policy that looks from it",
+    { policy, questions: questions.length },
+    "Give --ask once, or a policy such as keydiff.",
+  );
+}
+
+async function readCache(model: DecoderModel, path: string, options: ModelCacheOptions): Promise<ModelCache> {
+  try {
+    return await model.loadCache(path, options);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === undefined || error instanceof PhasorError) throw error;
+    throw new ConfigError("generate", "the cache file must be readable", { file: path, error: code });
+  }
 }
 
 async function load(settings: GenerateSettings, signal: AbortSignal): Promise<DecoderModel> {

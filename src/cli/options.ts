@@ -4,6 +4,7 @@
 
 import { InvalidArgumentError } from "commander";
 import { parsePolicy } from "../compress/index.ts";
+import type { SamplerOptions } from "../generate/index.ts";
 import { parseBytes } from "./parse-bytes.ts";
 
 /** A number in decimal notation. */
@@ -67,4 +68,17 @@ export function parsePolicies(text: string): string[] {
 /** Adds one value of an option that may be given several times. */
 export function collect(text: string, earlier: readonly string[] = []): string[] {
   return [...earlier, text];
+}
+
+/** The sampler's part of a command's options. */
+export function samplerOptions(from: SamplerOptions): SamplerOptions {
+  const { temperature, topK, topP, minP, repetitionPenalty, seed } = from;
+  return {
+    ...(temperature !== undefined && { temperature }),
+    ...(topK !== undefined && { topK }),
+    ...(topP !== undefined && { topP }),
+    ...(minP !== undefined && { minP }),
+    ...(repetitionPenalty !== undefined && { repetitionPenalty }),
+    ...(seed !== undefined && { seed }),
+  };
 }

@@ -66,6 +66,7 @@ describe("readDocuments", () => {
     ["7", /line 2: a string, or an object with text, parts or tokens; got value=7\.$/],
     ["null", /line 2: a string, or an object with text, parts or tokens; got value=null\.$/],
     ['{"tokens":[1.5]}', /line 2: a string, or an object with text, parts or tokens/],
+    ['{"tokens":[4294967297]}', /line 2: a string, or an object with text, parts or tokens/],
     ['{"tokens":[1,2],"weights":[1]}', /line 2: weights of 0 or more, one for each token; got weights=\[1\]\.$/],
     ['{"parts":[{"text":"a","weight":-1}]}', /line 2: parts with text and a weight of 0 or more; got part=/],
   ])("refuses the line %s", async (line, message) => {

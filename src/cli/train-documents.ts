@@ -92,7 +92,7 @@ function parseLine(where: string, line: string, options: DocumentOptions): Token
       parts.map((part) => readPart(where, part)),
       options,
     );
-  if (!isNumbers(tokens) || !tokens.every((id) => Number.isInteger(id) && id >= 0)) {
+  if (!isNumbers(tokens) || !tokens.every((id) => id >= 0 && (id | 0) === id)) {
     throw new ConfigError(where, "a string, or an object with text, parts or tokens", { value });
   }
   if (weights === undefined) return { tokens: Int32Array.from(tokens) };

@@ -20,7 +20,7 @@ test("a resumed run's log has every step once, also after a line was cut off", a
     await appendFile(join(folder, "training.jsonl"), '{"step":4,"lo');
 
     const second = await TrainingLog.open(folder, true);
-    for (const step of [3, 4]) await second.step(report(step, { loss: 1 }));
+    for (const step of [3, 4]) await second.step(report(step, { loss: 1, largestScore: 7.1234567, clippedHeads: 2 }));
     await second.evaluation({ step: 4, loss: 1.5, measures: {} });
 
     const lines = (await readFile(join(folder, "training.jsonl"), "utf8")).trim().split("\n");
@@ -36,6 +36,7 @@ test("a resumed run's log has every step once, also after a line was cut off", a
       ...{ step: 1, loss: 4, learningRate: 0.001, gradientNorm: 1.25, tokens: 100, totalTokens: 100 },
       ...{ seconds: 0.5, totalSeconds: 0.5 },
     });
+    expect(entries[2]).toMatchObject({ largestScore: 7.12346, clippedHeads: 2 });
     expect(await readFile(join(folder, "loss.svg"), "utf8")).toContain("held out");
 
     await appendFile(join(folder, "training.jsonl"), "not a log\n");

@@ -34,12 +34,14 @@ export class TrainingLog {
   }
 
   async step(report: StepReport): Promise<void> {
-    const { step, loss, learningRate, gradientNorm, tokens, seconds, totalTokens, totalSeconds, clippedHeads } = report;
+    const { step, loss, learningRate, gradientNorm, tokens, seconds, totalTokens, totalSeconds } = report;
+    const { largestScore, clippedHeads } = report;
     await this.#add({
       step,
       loss,
       ...{ learningRate: rounded(learningRate), gradientNorm: rounded(gradientNorm), tokens, totalTokens },
       ...{ seconds: rounded(seconds), totalSeconds: rounded(totalSeconds) },
+      ...(largestScore !== undefined && { largestScore: rounded(largestScore) }),
       ...(clippedHeads !== undefined && { clippedHeads }),
     });
   }

@@ -137,7 +137,8 @@ export async function trainModel(settings: TrainSettings): Promise<void> {
         ? createTrainable(files, { ...making, seed })
         : loadTrainable(files, making));
       const options = { ...(await runOptions(settings, model, files, signal)), signal };
-      await mkdir(out, { recursive: true });
+      await makeFolder(out);
+      if (settings.checkpoint !== undefined) await makeFolder(dirname(settings.checkpoint));
       const { step } = await trainWithProgress(options, settings);
       if (step < settings.steps) {
         note(`stopped after step ${step} of ${settings.steps}; the same command with --resume goes on`);
@@ -148,6 +149,13 @@ export async function trainModel(settings: TrainSettings): Promise<void> {
     } finally {
       backend.dispose();
     }
+  });
+}
+
+/** Now rather than when the first checkpoint is due. */
+async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true }).catch((error: NodeJS.ErrnoException) => {
+    throw new ConfigError(path, "a folder that is there or can be made", { error: error.code });
   });
 }
 

@@ -88,6 +88,8 @@ export type Observation = {
   readonly outputProjection?: Float32Array;
   /** Tokens of the question at the end of the prompt. */
   readonly questionTokens?: number;
+  /** First position of tokens at the end that will be forgotten whatever is decided; they do not compete with the rest. */
+  readonly leavesFrom?: number;
   readonly repeats?: readonly RepeatPass[];
 };
 
@@ -174,6 +176,7 @@ export function sliceObservation(where: string, observation: Observation, start:
   return {
     ...{ layer, layers, heads, nextPosition, scale, rotary },
     ...windowOf(observation),
+    ...leavingOf(observation),
     ...{ keys: cut(keys), values: cut(values), positions: own },
     ...(scheduleLength === undefined ? {} : { scheduleLength }),
     ...(outputProjection === undefined ? {} : { outputProjection }),
@@ -189,6 +192,7 @@ export function gatherObservation(observation: Observation, slots: readonly Arra
   return {
     ...{ layer, layers, heads, nextPosition, scale, rotary },
     ...windowOf(observation),
+    ...leavingOf(observation),
     keys: gatherRows(keys, slots),
     values: gatherRows(values, slots),
     positions: slots.map((chosen, head) => Int32Array.from(chosen, (slot) => positions[head][slot])),
@@ -197,6 +201,17 @@ export function gatherObservation(observation: Observation, slots: readonly Arra
 
 function windowOf({ slidingWindow }: Observation): Pick<Observation, "slidingWindow"> {
   return slidingWindow === undefined ? {} : { slidingWindow };
+}
+
+function leavingOf({ leavesFrom }: Observation): Pick<Observation, "leavesFrom"> {
+  return leavesFrom === undefined ? {} : { leavesFrom };
+}
+
+/** Tokens at the end of every head that will be forgotten whatever is decided. */
+export function leavingTokens({ leavesFrom, positions }: Observation): number {
+  if (leavesFrom === undefined) return 0;
+  const first = positions[0].findIndex((position) => position >= leavesFrom);
+  return first < 0 ? 0 : positions[0].length - first;
 }
 
 /** Chosen rows of every head, copied one head after the other. */

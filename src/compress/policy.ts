@@ -7,7 +7,7 @@
 
 import { ConfigError } from "../errors.ts";
 import { type Amount, keptCount } from "./amount.ts";
-import type { Observation } from "./observation.ts";
+import { leavingTokens, type Observation } from "./observation.ts";
 import { type ProtectedEnds, topSlots } from "./top-slots.ts";
 
 /** What a policy must be shown beside keys, values and positions. */
@@ -110,8 +110,8 @@ const NO_ENDS: ProtectedEnds = { first: 0, last: 0 };
  */
 export function scorePolicy(definition: ScoreDefinition): ScorePolicy {
   const { name, needs = {}, moments = ["prefill", "decoding"], score, comparable = true } = definition;
-  const protects = definition.protects ?? (() => NO_ENDS);
-  const counts = definition.counts ?? keptCounts;
+  const protects = withLeaving(definition.protects ?? (() => NO_ENDS));
+  const counts = definition.counts ? besideLeaving(definition.counts) : keptCounts;
   const planLayer = (observation: Observation, amount: Amount): LayerPlan => {
     const ends = protects(observation);
     const keep = counts(observation, amount);
@@ -125,6 +125,23 @@ export function scorePolicy(definition: ScoreDefinition): ScorePolicy {
   const uneven = definition.counts !== undefined;
   const flags = { ...(uneven && { uneven }), ...(definition.evenHeads && { evenHeads: true }) };
   return { name, needs, moments, ...kind, ...flags, plan, score, protects, counts, comparable };
+}
+
+/** What leaves anyway stays until then, so that every head keeps as many of the others. */
+function withLeaving(protects: ScorePolicy["protects"]): ScorePolicy["protects"] {
+  return (observation) => {
+    const { first, last } = protects(observation);
+    return { first, last: Math.max(last, leavingTokens(observation)) };
+  };
+}
+
+/** A budget holds what leaves too, which every layer has alike: only the rest of it is shared out. */
+function besideLeaving(counts: ScorePolicy["counts"]): ScorePolicy["counts"] {
+  return (observation, amount) => {
+    const leaving = leavingTokens(observation);
+    if (leaving === 0 || amount.budget === undefined) return counts(observation, amount);
+    return counts(observation, { budget: amount.budget - leaving }).map((count) => count + leaving);
+  };
 }
 
 /** [Hk] the amount applied to every head alike. */

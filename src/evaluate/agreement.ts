@@ -36,14 +36,9 @@ export type Agreement = {
  * @throws ConfigError when the prefix leaves nothing to predict
  */
 export async function measureAgreement(model: DecoderModel, options: AgreementOptions): Promise<Agreement> {
+  checkPrefix(options);
   const { prefixTokens, stepTokens = 16, createCache, signal } = options;
   const tokens = Int32Array.from(options.tokens);
-  if (!(Number.isInteger(prefixTokens) && prefixTokens > 0 && prefixTokens < tokens.length - 1)) {
-    throw new ConfigError("measureAgreement", "a prefix of at least 1 token, and at least 2 behind it", {
-      prefixTokens,
-      tokens: tokens.length,
-    });
-  }
   const full = model.createCache();
   const cache = createCache();
   const prefix = tokens.subarray(0, prefixTokens);
@@ -71,4 +66,17 @@ export async function measureAgreement(model: DecoderModel, options: AgreementOp
     sameBest: sums.sameBest / sums.rows,
     peakBytes,
   };
+}
+
+/**
+ * Refuses a prefix that leaves nothing to predict.
+ *
+ * @throws ConfigError when it does
+ */
+export function checkPrefix({ tokens, prefixTokens }: Pick<AgreementOptions, "tokens" | "prefixTokens">): void {
+  if (Number.isInteger(prefixTokens) && prefixTokens > 0 && prefixTokens < tokens.length - 1) return;
+  throw new ConfigError("measureAgreement", "a prefix of at least 1 token, and at least 2 behind it", {
+    prefixTokens,
+    tokens: tokens.length,
+  });
 }

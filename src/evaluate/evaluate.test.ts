@@ -77,6 +77,30 @@ describe("evaluate", () => {
     expect(row.retrieval?.accuracy).toBe(0); // the model is far too small to answer
   }, 60_000);
 
+  test("asks a policy that needs the question where it is known, and compares nothing where there is none", async () => {
+    const documents = storyDocuments({ documents: 1, seed: 5, pieces: 60, facts: 1 });
+    const grid = { ...GRID, policies: ["finch"], rerotate: [true], questionAware: [true, false] };
+    const agreement = { tokens: TOKENS, prefixTokens: 40 };
+    const rows = await evaluate(model, {
+      settings: evaluationSettings(grid).slice(1),
+      documents,
+      agreement,
+      prefillChunk: 64,
+    });
+    expect(rows[0].refused).toBe(undefined);
+    expect(rows[0].retrieval?.answers).toHaveLength(1);
+    expect(rows[0].agreement).toBe(undefined);
+    expect(rows[1].refused).toMatch(/^compress: a question, for a policy that looks from one/);
+  }, 60_000);
+
+  test("refuses a prefix that leaves nothing to predict before anything runs", async () => {
+    const tokens = TOKENS.slice(0, 9);
+    const run = evaluate(model, { settings: evaluationSettings(GRID), agreement: { tokens, prefixTokens: 8 } });
+    await expect(run).rejects.toThrow(
+      "measureAgreement: a prefix of at least 1 token, and at least 2 behind it; got prefixTokens=8, tokens=9.",
+    );
+  });
+
   test("refuses to measure nothing", async () => {
     const nothing = evaluate(model, { settings: evaluationSettings(GRID) });
     await expect(nothing).rejects.toThrow("evaluate: settings, and a text or documents to measure them on");

@@ -4,7 +4,7 @@ import type { CacheElements } from "../cache/index.ts";
 import { type Policy, parsePolicy } from "../compress/index.ts";
 import { BudgetError, CapabilityError, ConfigError } from "../errors.ts";
 import type { DecoderModel, ModelCache } from "../model/index.ts";
-import { type Agreement, measureAgreement } from "./agreement.ts";
+import { type Agreement, checkPrefix, measureAgreement } from "./agreement.ts";
 import { measureRetrieval, type RetrievalDocument, type RetrievalResult } from "./retrieval.ts";
 
 /** One way to keep a cache. */
@@ -84,11 +84,12 @@ export function evaluationSettings(grid: EvaluationGrid): EvaluationSetting[] {
 }
 
 /**
- * Measures settings one after the other. A combination that is refused becomes a row that says why.
+ * Measures settings one after the other. A combination that is refused becomes a row that says why. A policy that looks
+ * from a question has no agreement where documents are given too: the text of the agreement asks nothing.
  *
  * @param model - with a tokenizer, where documents are given
  * @returns one row per setting, in order
- * @throws ConfigError when there is nothing to measure
+ * @throws ConfigError when there is nothing to measure, or the prefix leaves nothing to predict
  */
 export async function evaluate(model: DecoderModel, request: EvaluationRequest): Promise<EvaluationRow[]> {
   const { settings, agreement, documents, signal, onProgress } = request;
@@ -97,6 +98,7 @@ export async function evaluate(model: DecoderModel, request: EvaluationRequest):
       settings: settings.length,
     });
   }
+  if (agreement) checkPrefix(agreement);
   const rows: EvaluationRow[] = [];
   for (const setting of settings) {
     let answered = 0;
@@ -104,7 +106,9 @@ export async function evaluate(model: DecoderModel, request: EvaluationRequest):
     report();
     const createCache = (): ModelCache => createSettingCache(model, setting, request.prefillChunk);
     try {
-      const measured = agreement && (await measureAgreement(model, { ...agreement, createCache, ...pass(signal) }));
+      const asks = documents !== undefined && setting.questionAware && needsQuestion(setting);
+      const measured =
+        agreement && !asks ? await measureAgreement(model, { ...agreement, createCache, ...pass(signal) }) : undefined;
       const retrieval =
         documents &&
         (await measureRetrieval(model, documents, {
@@ -143,6 +147,11 @@ export function createSettingCache(
     ...(parsed && { policy: parsed, rerotate }),
     ...(budget !== null && { budget }),
   });
+}
+
+function needsQuestion({ policy }: EvaluationSetting): boolean {
+  const { queries, questionTokens } = policy === null ? {} : parsePolicy(policy).needs;
+  return queries === "question" || questionTokens === true;
 }
 
 function isRefusal(error: unknown): error is Error {

@@ -196,7 +196,7 @@ function fittingRows(
   config: DecoderConfig,
   { maxBytes = 0 }: ModelCacheOptions,
   policy: Policy | undefined,
-  { layers, axes }: { readonly layers: readonly KvLayerSpec[]; readonly axes: number },
+  { layers, axes, paged }: { readonly layers: readonly KvLayerSpec[]; readonly axes: number; readonly paged: boolean },
 ): { readonly fit: number; readonly bytesOf: (tokens: number) => number } {
   const mass = policy?.needs.attentionMass === true;
   const recordBytes = recordBytesPerSlot({ layers: config.layers, mass });
@@ -209,7 +209,8 @@ function fittingRows(
       minTokens: tokens,
       maxTokens: tokens,
     };
-    return planCacheBudget(request).bytes + tokens * recordBytes;
+    const rows = paged ? PAGE_SIZE * Math.ceil(tokens / PAGE_SIZE) : tokens;
+    return planCacheBudget(request).bytes + rows * recordBytes;
   };
   let [low, high] = [0, Math.max(1, Math.ceil(maxBytes / Math.max(1, recordBytes)))];
   high = Math.min(high, 2 ** 31 - 1);
@@ -284,6 +285,15 @@ function planDecoding(
 /** The policy for prompts. */
 function policyOf(options: ModelCacheOptions): Policy | undefined {
   const { policy, budget, maxBytes, compressionRatio } = options;
+  for (const [name, one] of Object.entries({ policy, "decoding.policy": options.decoding?.policy })) {
+    if (one === undefined || typeof one?.plan === "function") continue;
+    throw new ConfigError(
+      WHERE,
+      `${name} must be a policy`,
+      { [name]: typeof one === "string" ? one : typeof one },
+      "Make one with a function of phasor/compress, such as snapKV(), or from text with parsePolicy.",
+    );
+  }
   const hasAmount = budget !== undefined || maxBytes !== undefined || compressionRatio !== undefined;
   if (policy === undefined) return hasAmount ? streamingLLM() : undefined;
   if (!policy.moments.includes("prefill")) {

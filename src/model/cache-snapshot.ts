@@ -97,11 +97,13 @@ export async function restoreCache(cache: ModelCache, chunks: SnapshotChunks, na
       arrays.set(key, new TYPES[type](bytes.slice().buffer));
     }
     await source.checksum();
+    let isPlaced = false;
     try {
       await restoreSnapshot(cache.kv, source.rest(), fingerprint, name);
+      isPlaced = true;
       placeArrays(cache, arrays, source);
     } catch (error) {
-      if (cache.kv.length() !== cache.records.sources(0, 0).length || cache.kv.length() === 0) cache.dispose();
+      if (isPlaced || cache.kv.length() === 0) cache.dispose();
       throw error;
     }
     Object.assign(cache.progress, header.progress);

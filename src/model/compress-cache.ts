@@ -59,7 +59,8 @@ export async function compressCache(parts: CompressionParts, cache: ModelCache, 
   const repeats = policy.needs.repeats
     ? await repeatContext(parts, cache, policy.needs, cache.options.repeat ?? {}, parts.run)
     : undefined;
-  const from = { decoder, backend, cache, queries, questionTokens: question?.tokens ?? 0, repeats };
+  const leavesFrom = question?.forgetFrom?.nextPosition;
+  const from = { decoder, backend, cache, queries, questionTokens: question?.tokens ?? 0, leavesFrom, repeats };
   const observe = (layer: number): ReturnType<typeof observeLayer> => observeLayer(from, layer, policy.needs);
   const notify = cache.options.onCompress ?? (() => {});
   const plans: LayerPlan[] = [];

@@ -2,13 +2,18 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
 import { tinyLlama } from "../../test/support/tiny-llama.ts";
 import { F32_COMPUTED } from "../../test/support/tolerances.ts";
+import { crc32 } from "../cache/crc32.ts";
 import {
   adaptiveHeads,
+  chunkKV,
   expectedAttention,
   finch,
   keyDiff,
   knorm,
   observedAttention,
+  type Policy,
+  pyramidKV,
+  scorePolicy,
   snapKV,
   tova,
 } from "../compress/index.ts";
@@ -95,6 +100,30 @@ describe("prefill", () => {
       }),
     );
     expect(kept[0]).not.toEqual(kept[1]);
+  });
+
+  it.each([
+    ["snapKV", snapKV({ window: 4 })],
+    ["pyramidKV", pyramidKV({ window: 4, beta: 4 })],
+    ["tova", tova()],
+    ["expectedAttention", expectedAttention()],
+    ["observedAttention", observedAttention()],
+    ["chunkKV", chunkKV(snapKV({ window: 4 }), { chunkTokens: 1 })],
+  ])("ends at the budget in every head after a question longer than the window: %s", async (_, policy) => {
+    const cache = model.createCache({ policy, budget: 16, rerotate: true, prefillChunk: 20 });
+    await model.prefill(cache, text(150), { question: text(13, 3) });
+    const rows = cache.report().layers.map((layer) => layer.map((head) => head.rows));
+    expect(rows.map((layer) => new Set(layer).size)).toEqual([1, 1, 1]);
+    expect(rows.reduce((sum, [first]) => sum + first, 0)).toBeLessThanOrEqual(3 * 16);
+    expect(rows.reduce((sum, [first]) => sum + first, 0)).toBeGreaterThanOrEqual(3 * 15);
+    expect(cache.tokensSeen).toBe(150);
+  });
+
+  it("shares the budget among heads that compete, whatever the length of the question", async () => {
+    const cache = model.createCache({ policy: adaptiveHeads(snapKV({ window: 4 })), budget: 16, prefillChunk: 20 });
+    await model.prefill(cache, text(150), { question: text(13, 3) });
+    const rows = cache.report().layers.map((layer) => layer.reduce((sum, head) => sum + head.rows, 0));
+    expect(rows).toEqual([32, 32, 32]);
   });
 
   it("keeps the question where it shall stay", async () => {
@@ -212,6 +241,31 @@ describe("maxBytes", () => {
     expect(cache.report().budget).toBeGreaterThan(20);
   });
 
+  it.each(["f32", "int4"] as const)(
+    "is never passed by heads that grow in turn, nor by a fork: %s",
+    async (elements) => {
+      for (const maxBytes of [24_000, 31_000, 40_000]) {
+        let calls = 0;
+        const inTurn = scorePolicy({
+          name: "inTurn",
+          score: ({ keys: { lengths } }) => {
+            calls++;
+            return Array.from(lengths, (T, head) => new Float64Array(T).fill((calls >> 4) % 2 === head ? 1 : 0));
+          },
+        });
+        const cache = model.createCache({ policy: adaptiveHeads(inTurn), maxBytes, elements });
+        for (const seed of [1, 2, 3, 4]) {
+          await model.prefill(cache, text(211, seed));
+          await continueText(cache, text(9, seed), 40);
+        }
+        const branch = cache.fork();
+        await model.prefill(branch, text(97, 5));
+        expect(cache.peakAllocatedBytes).toBeLessThanOrEqual(maxBytes);
+        expect(branch.peakAllocatedBytes).toBeLessThanOrEqual(maxBytes);
+      }
+    },
+  );
+
   it("is refused before anything is allocated where it cannot hold", () => {
     expect(() => model.createCache({ maxBytes: 900 })).toThrow(
       "createCache: maxBytes must hold the budget and one chunk in every layer; got maxBytes=900, neededBytes=1104, tokens=2. " +
@@ -234,6 +288,14 @@ it.each<[ModelCacheOptions, string]>([
   [{ budget: 0 }, "createCache: budget must be a positive integer; got budget=0."],
   [{ compressionRatio: 0.5, budget: 9 }, "createCache: either compressionRatio or a budget; got"],
   [{ compressionRatio: 1 }, "createCache: compressionRatio must lie in [0, 1); got compressionRatio=1."],
+  [
+    { policy: "snapkv" as unknown as Policy, budget: 9 },
+    'createCache: policy must be a policy; got policy="snapkv". Make one with a function of phasor/compress',
+  ],
+  [
+    { budget: 9, decoding: { policy: {} as unknown as Policy } },
+    'createCache: decoding.policy must be a policy; got decoding.policy="object".',
+  ],
   [{ layout: "ring" }, "createCache: a ring is for layers with a sliding window; got layer=0."],
   [
     { budget: 9, prefillChunk: 4, decoding: { interval: 5 } },
@@ -342,6 +404,22 @@ describe("snapshots", () => {
     await other.prefill(theirs, text(4));
     await expect(theirs.restore(saved)).rejects.toThrow("a snapshot made with the same config");
     expect(theirs.length()).toBe(4);
+  });
+
+  it("that contradict themselves are refused, and leave a filled cache empty", async () => {
+    const cache = model.createCache({ budget: 8, prefillChunk: 8 });
+    await model.prefill(cache, text(40));
+    const pieces: Uint8Array[] = [];
+    for await (const chunk of cache.snapshot()) pieces.push(chunk.slice());
+    // Magic, version and length; header; tokens; then the sources of the first layer, whose rows are 8.
+    const sources = pieces.findIndex((piece, n) => n > 2 && piece.length === 8 * 4);
+    new DataView(pieces[sources].buffer).setInt32(0, 39, true);
+    const checksum = pieces.findIndex((piece, n) => n > sources && piece.length === 4);
+    const crc = pieces.slice(0, checksum).reduce((sum, piece) => crc32(piece, sum), 0);
+    new DataView(pieces[checksum].buffer).setUint32(0, crc, true);
+    await expect(cache.restore(pieces)).rejects.toThrow("sources that ascend");
+    expect(cache.length()).toBe(0);
+    expect(cache.tokensSeen).toBe(0);
   });
 
   it("damaged anywhere are refused, and leave the cache as it was or empty", async () => {

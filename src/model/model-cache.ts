@@ -86,7 +86,8 @@ export class ModelCache implements KvCache<KeyValues> {
     this.kv = createKvCache(layers, { memory: backend, axes });
     this.tokens = new TokenLog();
     const mass = compression?.prefill?.needs.attentionMass === true;
-    this.records = new SlotRecords({ layers: config.layers, mass, capacity });
+    const pages = this.plan.perHead && layers[0].layout?.type === "paged";
+    this.records = new SlotRecords({ layers: config.layers, mass, capacity, pages });
     this.queries = new QueryWindow(backend, config.layers);
     if (this.plan.perHead) this.#splitHeads();
   }

@@ -37,6 +37,8 @@ export type Observed = {
   readonly queries: QueryWindow;
   /** Tokens of the question at the end of the cache. */
   readonly questionTokens: number;
+  /** The question's first position, where it is forgotten afterwards. */
+  readonly leavesFrom?: number | undefined;
   /** [L] the context fed once more. */
   readonly repeats?: readonly (readonly RepeatPass[])[] | undefined;
 };
@@ -46,7 +48,7 @@ export type BorrowedObservation = { readonly observation: Observation; release()
 
 /** Observes one layer between two steps. */
 export async function observeLayer(from: Observed, layer: number, needs: PolicyNeeds): Promise<BorrowedObservation> {
-  const { decoder, backend, cache, queries: window, questionTokens, repeats } = from;
+  const { decoder, backend, cache, queries: window, questionTokens, leavesFrom, repeats } = from;
   const config = decoder.config.layers[layer];
   const base = observeRows(cache, config, layer, decoder.config.layers.length);
   const wanted = needs.queries === "question" ? questionTokens : needs.queries;
@@ -62,6 +64,7 @@ export async function observeLayer(from: Observed, layer: number, needs: PolicyN
     ...(needs.attentionMass && { attentionMass: cache.records.mass(layer) }),
     ...(needs.outputProjection && { outputProjection: decoder.outputProjection(layer) }),
     ...(needs.questionTokens && { questionTokens }),
+    ...(leavesFrom !== undefined && { leavesFrom }),
     ...(needs.repeats && repeats && { repeats: repeats[layer] }),
   };
   const borrowed: BorrowedLogits | undefined = rotated && (await queryLogits(backend, observation, rotated));

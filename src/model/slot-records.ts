@@ -15,27 +15,38 @@ export type RecordOptions = {
   readonly mass: boolean;
   /** Slots to make room for at once; growing by doubling when absent. */
   readonly capacity?: number | undefined;
+  /** Whether heads share a fixed number of pages instead: each then has room for its own pages. */
+  readonly pages?: boolean;
 };
 
 type Column = Int32Array | Float64Array;
+
+/** Slots that there is room for from the start; or room that follows the number of slots, exactly by pages or freely. */
+type RecordRoom = number | "pages" | "any";
+
+const PAGE_SIZE = 16;
+
+function wholePages(slots: number): number {
+  return PAGE_SIZE * Math.ceil(slots / PAGE_SIZE);
+}
 
 /** Records of the slots of one lane, which is one head of a layer or all of them. */
 class RecordLane {
   length = 0;
   /** Sources; then, where mass is kept, a sum per query head and a count per key-value head. */
   #columns: Column[];
-  readonly #fixed: boolean;
+  readonly #room: RecordRoom;
 
-  constructor(columns: Column[], fixed: boolean) {
+  constructor(columns: Column[], room: RecordRoom) {
     this.#columns = columns;
-    this.#fixed = fixed;
+    this.#room = room;
   }
 
-  static empty(massColumns: number, capacity: number | undefined): RecordLane {
-    const room = capacity ?? 0;
-    const columns: Column[] = [new Int32Array(room)];
-    for (let n = 0; n < massColumns; n++) columns.push(new Float64Array(room));
-    return new RecordLane(columns, capacity !== undefined);
+  static empty(massColumns: number, room: RecordRoom): RecordLane {
+    const slots = typeof room === "number" ? room : 0;
+    const columns: Column[] = [new Int32Array(slots)];
+    for (let n = 0; n < massColumns; n++) columns.push(new Float64Array(slots));
+    return new RecordLane(columns, room);
   }
 
   get allocatedBytes(): number {
@@ -48,7 +59,9 @@ class RecordLane {
 
   append(sources: Int32Array): void {
     const needed = this.length + sources.length;
-    if (needed > this.#columns[0].length) this.#resize(Math.max(needed, 2 * this.#columns[0].length, 16));
+    if (needed > this.#columns[0].length) {
+      this.#resize(this.#room === "pages" ? wholePages(needed) : Math.max(needed, 2 * this.#columns[0].length, 16));
+    }
     this.#columns.forEach((column, n) => {
       if (n === 0) column.set(sources, this.length);
       else column.fill(0, this.length, needed);
@@ -59,7 +72,9 @@ class RecordLane {
   keep(slots: Int32Array): void {
     for (const column of this.#columns) for (let at = 0; at < slots.length; at++) column[at] = column[slots[at]];
     this.length = slots.length;
-    if (!this.#fixed && 2 * this.length < this.#columns[0].length) this.#resize(this.length);
+    const room = this.#columns[0].length;
+    if (this.#room === "pages" && wholePages(this.length) < room) this.#resize(wholePages(this.length));
+    if (this.#room === "any" && 2 * this.length < room) this.#resize(this.length);
   }
 
   drop(count: number): void {
@@ -69,7 +84,7 @@ class RecordLane {
 
   /** A lane of some columns and slots of this one. */
   pick(columns: readonly number[], slots: Int32Array): RecordLane {
-    const room = this.#fixed ? this.#columns[0].length : slots.length;
+    const room = typeof this.#room === "number" ? this.#columns[0].length : slots.length;
     const picked = columns.map((n) => {
       const from = this.#columns[n];
       const to = from instanceof Int32Array ? new Int32Array(room) : new Float64Array(room);
@@ -78,7 +93,7 @@ class RecordLane {
       });
       return to;
     });
-    const lane = new RecordLane(picked, this.#fixed);
+    const lane = new RecordLane(picked, this.#room);
     lane.length = slots.length;
     return lane;
   }
@@ -86,7 +101,7 @@ class RecordLane {
   clone(): RecordLane {
     const copy = new RecordLane(
       this.#columns.map((column) => column.slice()),
-      this.#fixed,
+      this.#room,
     );
     copy.length = this.length;
     return copy;
@@ -217,7 +232,8 @@ export class SlotRecords {
   }
 
   #emptyLane(layer: number, perHead: boolean): RecordLane {
-    return RecordLane.empty(this.massColumns(layer, perHead), this.#options.capacity);
+    const { capacity = "any", pages = false } = this.#options;
+    return RecordLane.empty(this.massColumns(layer, perHead), pages ? "pages" : capacity);
   }
 
   #split(layer: number, kept: readonly Int32Array[]): void {
@@ -232,6 +248,6 @@ export class SlotRecords {
 }
 
 /** Bytes of the records of one slot in all layers, where every head has its own. */
-export function recordBytesPerSlot({ layers, mass }: Omit<RecordOptions, "capacity">): number {
+export function recordBytesPerSlot({ layers, mass }: Pick<RecordOptions, "layers" | "mass">): number {
   return layers.reduce((sum, { heads, kvHeads }) => sum + 4 * kvHeads + (mass ? 8 * (heads + kvHeads) : 0), 0);
 }

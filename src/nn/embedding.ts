@@ -2,7 +2,7 @@
 
 import { ShapeError } from "../errors.ts";
 import { sizeOf, type Tensor, tensor } from "../tensor.ts";
-import { checkCount, leadingAxes } from "./features.ts";
+import { checkCount, checkFilled, leadingAxes } from "./features.ts";
 import { type Initializer, varianceScaling } from "./initializers.ts";
 import { Module, type ParameterTree } from "./module.ts";
 import type { Rngs } from "./rngs.ts";
@@ -43,10 +43,14 @@ export class Embedding extends Module {
    *
    * @param tokens - i32 of any shape, 0 to numEmbeddings − 1
    * @returns f32 [..., features]
-   * @throws ShapeError when a token has no vector
+   * @throws ShapeError when a token has no vector, or the tensor is not i32
    */
   forward(tokens: Tensor<"i32">): Tensor<"f32"> {
     const { features, numEmbeddings } = this;
+    if (tokens.dtype !== "i32") {
+      throw new ShapeError("Embedding.forward", "an i32 tensor", { dtype: (tokens as Tensor).dtype });
+    }
+    checkFilled("Embedding.forward", tokens);
     const out = new Float32Array(sizeOf(tokens.shape) * features);
     tokens.data.forEach((token, i) => {
       if (token < 0 || token >= numEmbeddings) {

@@ -1,7 +1,7 @@
 /** Checks of sizes that several modules share. */
 
 import { ConfigError, ShapeError } from "../errors.ts";
-import type { Tensor } from "../tensor.ts";
+import { sizeOf, type Tensor } from "../tensor.ts";
 
 /**
  * Refuses anything but a positive integer.
@@ -16,7 +16,7 @@ export function checkCount(where: string, name: string, value: number): number {
 /**
  * The axes before the last ones, which must be `features`.
  *
- * @throws ShapeError when they are not, or the tensor is not f32
+ * @throws ShapeError when they are not, the tensor is not f32, or its data do not fill its shape
  */
 export function leadingAxes(where: string, x: Tensor, features: readonly number[]): readonly number[] {
   if (x.dtype !== "f32") throw new ShapeError(where, "an f32 tensor", { dtype: x.dtype });
@@ -24,5 +24,16 @@ export function leadingAxes(where: string, x: Tensor, features: readonly number[
   if (at < 0 || features.some((size, axis) => x.shape[at + axis] !== size)) {
     throw new ShapeError(where, `the last axes must be [${features.join(", ")}]`, { shape: x.shape });
   }
+  checkFilled(where, x);
   return x.shape.slice(0, at);
+}
+
+/**
+ * Refuses a tensor whose data do not fill its shape, as an object written by hand may be.
+ *
+ * @throws ShapeError
+ */
+export function checkFilled(where: string, { shape, data }: Tensor): void {
+  if (data.length === sizeOf(shape)) return;
+  throw new ShapeError(where, "data length must equal the product of the shape", { length: data.length, shape });
 }

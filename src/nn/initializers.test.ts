@@ -88,6 +88,27 @@ describe("initialisers", () => {
     }
   });
 
+  it.each([
+    [[3, 5, 7], 1],
+    [[4, 5, 5, 7], 1 * 5 + 2],
+    [[1, 2, 3, 5, 7], (0 * 2 + 0) * 3 + 1],
+  ])("deltaOrthogonal fills the middle of %j with orthonormal rows, and nothing else", (shape, middle) => {
+    const { data, shape: got } = init.deltaOrthogonal(3)(KEY, shape);
+    expect(got).toEqual(shape);
+    const [inputs, outputs] = shape.slice(-2);
+    const rows = Array.from({ length: inputs }, (_, row) => {
+      const from = (middle * inputs + row) * outputs;
+      return data.subarray(from, from + outputs);
+    });
+    for (const [a, left] of rows.entries()) {
+      for (const [b, right] of rows.entries()) {
+        expectClose([left.reduce((sum, value, i) => sum + value * right[i], 0)], [a === b ? 9 : 0], F32_COMPUTED);
+      }
+    }
+    const elsewhere = data.filter((_, i) => Math.floor(i / (inputs * outputs)) !== middle);
+    expect(elsewhere.every((value) => value === 0)).toBe(true);
+  });
+
   it("refuse shapes and options they have no meaning for", () => {
     expect(() => init.lecunNormal()(KEY, [5])).toThrow(
       "varianceScaling: a shape of at least 2 axes; got shape=[5]. " +
@@ -97,6 +118,16 @@ describe("initialisers", () => {
       "varianceScaling: an axis of the shape; got axis=2, shape=[5,3].",
     );
     expect(() => init.orthogonal()(KEY, [5])).toThrow("orthogonal: a shape of at least 2 axes; got shape=[5].");
+    for (const shape of [
+      [5, 7],
+      [3, 7, 5],
+      [1, 1, 1, 1, 2, 3],
+    ]) {
+      expect(() => init.deltaOrthogonal()(KEY, shape)).toThrow(
+        "deltaOrthogonal: a shape of 1 to 3 spatial axes, inputs, and at least as many outputs; " +
+          `got shape=${JSON.stringify(shape)}.`,
+      );
+    }
     expect(() => init.varianceScaling(1, "fan" as "fanIn", "normal")).toThrow(
       'varianceScaling: mode must be one of fanIn, fanOut, fanAvg, fanGeoAvg; got mode="fan".',
     );

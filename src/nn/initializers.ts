@@ -159,6 +159,30 @@ export function orthogonal(scale = 1, columnAxis = -1): Initializer {
   };
 }
 
+/**
+ * An orthogonal matrix in the middle of a convolution's kernel and zeros elsewhere, so that the convolution keeps the
+ * norm of its input.
+ *
+ * @throws ShapeError (when called) for other than one to three spatial axes before inputs and outputs, and for more inputs
+ * than outputs
+ * @see https://arxiv.org/abs/1806.05393
+ */
+export function deltaOrthogonal(scale = 1, columnAxis = -1): Initializer {
+  return (key, shape) => {
+    const [inputs, outputs] = shape.slice(-2);
+    if (shape.length < 3 || shape.length > 5 || inputs > outputs) {
+      const expected = "a shape of 1 to 3 spatial axes, inputs, and at least as many outputs";
+      throw new ShapeError("deltaOrthogonal", expected, { shape });
+    }
+    const square = orthogonal(scale, columnAxis)(key, [outputs, outputs]);
+    const out = zeroTensor("f32", shape);
+    if (out.data.length === 0) return out;
+    const middle = shape.slice(0, -2).reduce((at, extent) => at * extent + Math.floor((extent - 1) / 2), 0);
+    out.data.set(square.data.subarray(0, inputs * outputs), middle * inputs * outputs);
+    return out;
+  };
+}
+
 /** Gram and Schmidt's columns of [rows, columns], row-major, in f64: Q of a QR with a positive diagonal. */
 function orthonormalColumns(values: ArrayLike<number>, rows: number, columns: number): Float64Array {
   const q = Float64Array.from(values);

@@ -56,6 +56,10 @@ describe("Linear and LinearGeneral", () => {
     expect(() => new Linear(5, 3, { rngs }).forward(values([2, 3], 1))).toThrow(
       "Linear.forward: the last axes must be [5]; got shape=[2,3].",
     );
+    const unfilled = { dtype: "f32", shape: [2, 5], data: new Float32Array(9) } as const;
+    expect(() => new Linear(5, 3, { rngs }).forward(unfilled)).toThrow(
+      "Linear.forward: data length must equal the product of the shape; got length=9, shape=[2,5].",
+    );
   });
 });
 
@@ -110,6 +114,13 @@ describe("Embedding", () => {
     const embedding = new Embedding(3, 2, { rngs });
     expect(() => embedding.forward(tensor("i32", [2], Int32Array.of(1, 3)))).toThrow(
       "Embedding.forward: tokens must be from 0 to 2; got token=3, index=1.",
+    );
+  });
+
+  it("refuses tokens that are no i32", () => {
+    const embedding = new Embedding(3, 2, { rngs });
+    expect(() => embedding.forward(f32([1], [0.5]) as never)).toThrow(
+      'Embedding.forward: an i32 tensor; got dtype="f32".',
     );
   });
 });

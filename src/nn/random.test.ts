@@ -104,6 +104,13 @@ describe("split and foldIn", () => {
     );
     expect(() => random.foldIn([0, 0], -1)).toThrow("foldIn: data must be an integer from 0 to 2^32 - 1; got data=-1.");
   });
+
+  it("refuse a bare seed", () => {
+    const message = (where: string) => `${where}: a key of two integers; got key=7. random.key(seed) makes one.`;
+    expect(() => random.split(7 as never)).toThrow(message("split"));
+    expect(() => random.foldIn(7 as never, 1)).toThrow(message("foldIn"));
+    expect(() => random.normal(7 as never, [2])).toThrow(message("bits"));
+  });
 });
 
 describe("draws", () => {

@@ -52,6 +52,7 @@ export function split(from: RandomKey, count = 2): RandomKey[] {
   if (!Number.isSafeInteger(count) || count < 0) {
     throw new ConfigError("split", "count must be a non-negative integer", { count });
   }
+  checkKey("split", from);
   return Array.from({ length: count }, (_, i) => threefry2x32(from, counter(i)));
 }
 
@@ -66,11 +67,13 @@ export function foldIn(from: RandomKey, data: number): RandomKey {
   if (!Number.isInteger(data) || data < 0 || data >= WORD) {
     throw new ConfigError("foldIn", "data must be an integer from 0 to 2^32 - 1", { data });
   }
+  checkKey("foldIn", from);
   return threefry2x32(from, [0, data]);
 }
 
 /** Uniform 32-bit integers, 0 to 2^32 − 1: as many as the shape holds, row-major. */
 export function bits(from: RandomKey, shape: readonly number[]): Uint32Array {
+  checkKey("bits", from);
   const { length } = zeros("u8", shape).data; // refuses an impossible shape
   const out = new Uint32Array(length);
   for (let i = 0; i < length; i++) {
@@ -164,6 +167,12 @@ export function randint(from: RandomKey, shape: readonly number[], low: number, 
     return low + (offset % span);
   });
   return tensor("i32", shape, values);
+}
+
+/** A bare seed would be taken for a key of undefined words: other numbers than the seed's, and no error. */
+function checkKey(where: string, from: RandomKey): void {
+  if (Number.isInteger(from?.[0]) && Number.isInteger(from[1])) return;
+  throw new ConfigError(where, "a key of two integers", { key: from }, "random.key(seed) makes one.");
 }
 
 function counter(index: number): [number, number] {

@@ -38,6 +38,13 @@ describe("extendContext", () => {
     });
   });
 
+  test("refuses a larger base for a single pair, which no base slows down", () => {
+    expect(() => extendContext({ ...CONFIG, head_dim: 2 }, { type: "ntk", factor: 4 })).toThrow(
+      "extendContext: more than one rotary pair for ntk; got rotaryDim=2. " +
+        "Its only pair is the fastest and stays as it is; use linear or yarn.",
+    );
+  });
+
   test("refuses what is scaled already", () => {
     const scaled = { ...CONFIG, rope_scaling: { type: "linear", factor: 2 } };
     expect(() => extendContext(scaled, { type: "yarn", factor: 2 })).toThrow(
@@ -54,7 +61,7 @@ describe("parseExtension", () => {
     );
   });
 
-  test.each(["yarn", "yarn:", "yarn:1", "longrope:2", "yarn:x"])("refuses %s", (text) => {
+  test.each(["yarn", "yarn:", "yarn:4:5", "yarn:1", "longrope:2", "yarn:x"])("refuses %s", (text) => {
     expect(() => parseExtension(text)).toThrow(
       `extendContext: one of linear, yarn, ntk, llama3, a colon and a factor above 1; got ropeScaling="${text}".`,
     );

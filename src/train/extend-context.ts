@@ -27,7 +27,8 @@ const WHERE = "extendContext";
  * @throws ConfigError for an unknown schedule or factor, and for those that cannot be trained this way
  */
 export function parseExtension(text: string): ContextExtension {
-  const [type, factor = ""] = text.split(":");
+  const [type, ...rest] = text.split(":");
+  const factor = rest.join(":");
   if (/^dynamic/.test(type)) {
     const hint = "Its frequencies change with the length of every text; fine-tune with yarn or ntk instead.";
     throw new ConfigError(WHERE, "a schedule that is the same at every length", { type }, hint);
@@ -45,7 +46,7 @@ export function parseExtension(text: string): ContextExtension {
  * A config.json with a scaled schedule and a context `factor` times as long.
  *
  * @param json - config.json of a model with an unscaled schedule
- * @throws ConfigError when the schedule is scaled already, or differs between layers
+ * @throws ConfigError when the schedule is scaled already, differs between layers, or cannot be scaled so
  */
 export function extendContext(json: ModelJson, { type, factor }: ContextExtension): ModelJson {
   const parameters = json.rope_parameters as ModelJson | undefined | null;
@@ -63,6 +64,10 @@ export function extendContext(json: ModelJson, { type, factor }: ContextExtensio
   const longer = { ...json, max_position_embeddings: Math.round(context * factor) };
   const theta = Number(parameters?.rope_theta ?? json.rope_theta ?? 10000);
   if (type === "ntk") {
+    if (rotaryDim(json) <= 2) {
+      const hint = "Its only pair is the fastest and stays as it is; use linear or yarn.";
+      throw new ConfigError(WHERE, "more than one rotary pair for ntk", { rotaryDim: rotaryDim(json) }, hint);
+    }
     const base = theta * factor ** (rotaryDim(json) / (rotaryDim(json) - 2));
     if (parameters) return { ...longer, rope_parameters: { ...parameters, rope_theta: base } };
     return { ...longer, rope_theta: base };

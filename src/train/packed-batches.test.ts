@@ -137,6 +137,11 @@ describe("packDocuments", () => {
       options,
       "weights must have one entry per token; got document=0, weights=1, tokens=2.",
     ],
+    ...[-1, 1.5, 2 ** 32 + 1, Number.NaN].map((token): [TokenDocument[], typeof options, string] => [
+      [{ tokens: [1, 2] }, { tokens: [3, token] }],
+      options,
+      `token ids must be integers from 0 to 2^31 - 1; got document=1, index=1, token=${token}.`,
+    ]),
     [[{ tokens: [1, 2], weights: [1, -1] }], options, "weights must be 0 or more; got document=0, index=1, weight=-1."],
   ])("refuses %j", (bad, sizes, message) => {
     expect(() => packDocuments(bad, sizes)).toThrow(`packDocuments: ${message}`);

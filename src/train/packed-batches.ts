@@ -55,7 +55,8 @@ const SHORTEST = 2;
  * Training data from documents in memory.
  *
  * @param documents - at least one of two tokens or more
- * @throws ConfigError for sizes that do not fit together, and documents that hold nothing to predict
+ * @throws ConfigError for sizes that do not fit together, token ids that are none, and documents that hold nothing
+ * to predict
  * @throws ShapeError when weights and tokens differ in length
  */
 export function packDocuments(documents: readonly TokenDocument[], options: PackingOptions): TrainingData {
@@ -207,6 +208,12 @@ function checkSizes(documents: readonly TokenDocument[], { contextTokens, batchT
     for (let i = 0; weights !== undefined && i < weights.length; i++) {
       if (Number.isFinite(weights[i]) && weights[i] >= 0) continue;
       throw new ConfigError("packDocuments", "weights must be 0 or more", { document, index: i, weight: weights[i] });
+    }
+    for (let i = 0; i < tokens.length; i++) {
+      const token = tokens[i];
+      if (token >= 0 && (token | 0) === token) continue;
+      const got = { document, index: i, token };
+      throw new ConfigError("packDocuments", "token ids must be integers from 0 to 2^31 - 1", got);
     }
     predictions ||= tokens.length >= SHORTEST;
   }

@@ -40,7 +40,7 @@ export type TrainOptions = {
   readonly accumulate?: number;
   /** Keep only layer inputs and compute the rest again: less memory, a quarter more arithmetic. */
   readonly recompute?: boolean;
-  /** Heads whose largest score passes this are scaled down after the step. */
+  /** Heads whose largest score passes this are scaled down after the step; Infinity records the scores only. */
   readonly qkClip?: number;
   readonly evaluation?: EvaluationOptions;
   readonly checkpoint?: CheckpointOptions;
@@ -86,6 +86,8 @@ export type StepReport = {
   readonly computeSeconds: number;
   /** Of all steps so far, earlier runs included. */
   readonly totalSeconds: number;
+  /** Largest score of any head in the step, before heads were scaled down; with `qkClip`. */
+  readonly largestScore?: number;
   /** Heads scaled down by `qkClip`. */
   readonly clippedHeads?: number;
 };
@@ -135,6 +137,12 @@ export function checkOptions({ model, data, steps, accumulate = 1, optimizer, sc
       throw new ConfigError("train", `${name} must be from 0 to below 1`, { [name]: value });
   }
   if (schedule) checkSchedule(schedule, steps);
+  for (const [index, { tokens }] of (evaluation?.batches ?? []).entries()) {
+    if (tokens.length === data.batchTokens) continue;
+    const got = { batch: index, tokens: tokens.length, batchTokens: data.batchTokens };
+    throw new ConfigError("train", "held-out batches of the size of the training data's", got);
+  }
+  if (evaluation?.batches.length === 0) throw new ConfigError("train", "at least one held-out batch");
   if (qkClip !== undefined) checkQkClip(model);
   if (data.contextTokens > model.config.maxPositions) {
     throw new ConfigError(

@@ -92,6 +92,17 @@ describe("train", () => {
     expect(numbersOf(again)).toEqual(numbersOf(kept));
   });
 
+  test("held-out batches of another size, and none at all, are refused before the first step", async () => {
+    const options = await optionsOf();
+    const evaluated = (batches: ReturnType<typeof packOnce>) =>
+      train({ ...options, evaluation: { everySteps: 12, batches } });
+    await expect(evaluated(packOnce(DOCUMENTS, { ...PACKING, batchTokens: 16 }))).rejects.toThrow(
+      "train: held-out batches of the size of the training data's; got batch=0, tokens=16, batchTokens=32.",
+    );
+    await expect(evaluated([])).rejects.toThrow("train: at least one held-out batch.");
+    await expect(heldOutLoss(options.model, [], 16)).rejects.toThrow("heldOutLoss: at least one batch.");
+  });
+
   test("a step moves no weight further than AdamW allows, and norms do not decay", async () => {
     const options = await optionsOf({ steps: 1, schedule: { type: "constant" } });
     const { parameters } = options.model;
@@ -149,7 +160,14 @@ describe("train", () => {
     const tight = await optionsOf({ steps: 5, qkClip: 1e-4 });
     expect((await reportsOf(tight)).every(({ clippedHeads = 0 }) => clippedHeads > 0)).toBe(true);
     const loose = await optionsOf({ steps: 5, qkClip: 1000 });
-    expect((await reportsOf(loose)).map(({ clippedHeads }) => clippedHeads)).toEqual([0, 0, 0, 0, 0]);
+    const reports = await reportsOf(loose);
+    expect(reports.map(({ clippedHeads }) => clippedHeads)).toEqual([0, 0, 0, 0, 0]);
+    for (const { largestScore = 0 } of reports) expect(largestScore > 1e-4 && largestScore < 1000).toBe(true);
+    const { largestScore: largest = 0 } = reports[0];
+    const oneBelow = await optionsOf({ steps: 5, qkClip: largest * (1 - 1e-6) });
+    expect((await reportsOf(oneBelow))[0]).toMatchObject({ largestScore: largest, clippedHeads: 1 });
+    const [recorded] = await reportsOf(await optionsOf({ steps: 5, qkClip: Infinity }));
+    expect(recorded).toMatchObject({ largestScore: largest, clippedHeads: 0 });
     const without = await optionsOf({ steps: 5 });
     await train(without);
     expect(loose.model.parameters.weights.data).toEqual(without.model.parameters.weights.data);

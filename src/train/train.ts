@@ -86,6 +86,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
  * @param batches - all of one size, as `packOnce` gives them
  * @param contextTokens - positions are below
  * @returns mean over all predictions by weight, in nats
+ * @throws ConfigError when there are no batches
  * @throws CapabilityError when the model has parts that cannot be trained
  */
 export async function heldOutLoss(
@@ -93,6 +94,7 @@ export async function heldOutLoss(
   batches: readonly PackedBatch[],
   contextTokens: number,
 ): Promise<number> {
+  if (batches.length === 0) throw new ConfigError("heldOutLoss", "at least one batch");
   const gradients = new DecoderGradients(model, { tokens: batches[0].tokens.length, contextTokens, recompute: true });
   try {
     return await meanLoss(gradients, model.backend, batches);
@@ -163,6 +165,7 @@ class Run {
     const gradientScale = Math.min(1, gradientNorm > 0 ? clip / gradientNorm : 1) / weight;
     this.#update(step, learningRate, gradientScale);
     // The update itself runs with the next batch, unless somebody looks at the weights before.
+    const largestScore = Math.max(...this.#largest.map((scores) => Math.max(...scores)));
     const clippedHeads = qkClip === undefined ? undefined : await this.#clipHeads(qkClip);
     return {
       step,
@@ -172,7 +175,7 @@ class Run {
       tokens,
       seconds: (performance.now() - began) / 1000,
       computeSeconds: computed / 1000,
-      ...(clippedHeads !== undefined && { clippedHeads }),
+      ...(clippedHeads !== undefined && { largestScore, clippedHeads }),
     };
   }
 
