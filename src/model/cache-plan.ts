@@ -161,7 +161,8 @@ function planRoom(
   const rows = fittingRows(config, options, policy, cache);
   const given = budget === undefined ? undefined : budget + (prefillChunk ?? 1) + slack;
   const least = Math.max(given ?? 2 + slack, (prefillChunk ?? 1) + slack + 1);
-  const most = moves ? Math.max(least, config.maxPositions) : Infinity;
+  // More rows than the model has positions would be of no use.
+  const most = Math.max(least, config.maxPositions + (moves ? 0 : MOST_CHUNK));
   const chunkFor = (tokens: number): number =>
     prefillChunk ??
     (budget === undefined

@@ -241,6 +241,13 @@ describe("maxBytes", () => {
     expect(cache.report().budget).toBeGreaterThan(20);
   });
 
+  it.each([true, false])("takes no memory that the model has no positions for (re-rotated: %s)", async (rerotate) => {
+    const cache = model.createCache({ policy: knorm(), rerotate, maxBytes: 2 ** 50 });
+    await model.prefill(cache, text(7));
+    expect(cache.plan.capacity).toBeLessThanOrEqual(model.maxPositions + 512);
+    expect(cache.allocatedBytes).toBeLessThan(2 ** 22);
+  });
+
   it.each(["f32", "int4"] as const)(
     "is never passed by heads that grow in turn, nor by a fork: %s",
     async (elements) => {
