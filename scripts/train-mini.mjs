@@ -56,8 +56,8 @@ for (const name of ["config.json", "model.safetensors", "tokenizer.json", "token
   copyFileSync(join(before, name), join(values.out, name));
 }
 writeRun();
-// What `phasor start` reads: of the held-out facts, and of seeds that no stage and no evaluation uses.
-const [text] = storyDocuments({ documents: 1, seed: 31_415_926, pieces: 3800, facts: 12 });
+// What `phasor start` reads: longer than the model's context, of the held-out facts, and of seeds that no stage and no evaluation uses.
+const [text] = storyDocuments({ documents: 1, seed: 31_415_926, pieces: 12_000, facts: 10 });
 writeJson(join(values.out, "text.json"), text);
 console.log(`the model is in ${values.out}`);
 

@@ -212,11 +212,17 @@ describe("phasor start", () => {
   test("reads a text in five ways, and shows their answers and bytes side by side", async () => {
     const { code, stdout, stderr } = await phasor([...args, "--ask", "What is a rotation?", "--ask", "Who was Lily?"]);
     expect([code, stderr]).toEqual([0, ""]);
-    for (const way of ["everything kept", "Finch, re-rotated", "Finch, not re-rotated", "KeyDiff", "oldest dropped"]) {
+    for (const way of [
+      "everything kept",
+      "SnapKV, re-rotated",
+      "SnapKV, not re-rotated",
+      "KeyDiff",
+      "oldest dropped",
+    ]) {
       expect(stdout.split(way).length).toBeGreaterThan(3); // in the table, and below each question
     }
     expect(stdout).toMatch(/A text of \d+ tokens, a cache of 64: \d+\.\d times too small/);
-    expect(stdout).toMatch(/Forgotten by Finch, re-rotated .* \d+ % of the text/);
+    expect(stdout).toMatch(/Forgotten by SnapKV, re-rotated .* \d+ % of the text/);
   });
 
   test("as JSON holds every answer and the report of what was forgotten", async () => {

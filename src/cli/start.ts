@@ -43,8 +43,8 @@ const small = (policy: string, rerotate: boolean) => (budget: number) => {
 
 const WAYS: readonly Way[] = [
   { name: "everything kept", questionAware: false, options: () => ({}) },
-  { name: "Finch, re-rotated", questionAware: true, options: small("finch", true) },
-  { name: "Finch, not re-rotated", questionAware: true, options: small("finch", false) },
+  { name: "SnapKV, re-rotated", questionAware: true, options: small("snapkv(window=16)", true) },
+  { name: "SnapKV, not re-rotated", questionAware: true, options: small("snapkv(window=16)", false) },
   { name: "KeyDiff, re-rotated", questionAware: false, options: small("keydiff", true) },
   { name: "oldest dropped", questionAware: false, options: small("streamingllm", true) },
 ];
