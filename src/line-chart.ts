@@ -54,6 +54,7 @@ export function lineChart({ title, xLabel, yLabel, series, logX = false, yRange 
   const lines = series.flatMap((one, n) => drawSeries(one, n, x, y));
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12">`,
+    `<title>${escaped(title)}</title>`,
     "<style>text{fill:#555}.grid{stroke:#999;stroke-opacity:.25}.line{fill:none;stroke-width:2}" +
       "@media(prefers-color-scheme:dark){text{fill:#bbb}}</style>",
     text(LEFT, 22, title, 'font-size="15"'),
@@ -158,6 +159,9 @@ function round(value: number): number {
 }
 
 function text(x: number, y: number, content: string, attributes = ""): string {
-  const safe = content.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-  return `<text x="${round(x)}" y="${round(y)}"${attributes && ` ${attributes}`}>${safe}</text>`;
+  return `<text x="${round(x)}" y="${round(y)}"${attributes && ` ${attributes}`}>${escaped(content)}</text>`;
+}
+
+function escaped(content: string): string {
+  return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
