@@ -10,45 +10,19 @@ import { createWasmBackend } from "../src/engine/index.ts";
 import { PhasorError } from "../src/errors.ts";
 import { meanLength } from "../src/model/cache-room.ts";
 import { type DecoderModel, loadModel, type ModelCache, type ModelCacheOptions } from "../src/model/index.ts";
+import { SMALL_POLICIES, SMALL_WRAPPERS } from "./support/policies.ts";
 import { tinyLlama } from "./support/tiny-llama.ts";
 
 const POLICIES: Readonly<Record<string, Policy>> = {
-  randomTokens: compress.randomTokens({ seed: 5 }),
-  knorm: compress.knorm(),
-  keyDiff: compress.keyDiff(),
+  ...SMALL_POLICIES,
   streamingLLM: compress.streamingLLM({ sinks: 2 }),
-  snapKV: compress.snapKV({ window: 3 }),
-  tova: compress.tova(),
-  pyramidKV: compress.pyramidKV({ window: 2, beta: 4 }),
-  observedAttention: compress.observedAttention(),
   expectedAttention: compress.expectedAttention({ futurePositions: 7, sinks: 2 }),
-  lagKV: compress.lagKV({ lagTokens: 4 }),
-  cur: compress.cur(),
-  leverageScore: compress.leverageScore({ sketchColumns: 3 }),
-  nonCausalAttention: compress.nonCausalAttention({ chunkTokens: 8 }),
-  compactor: compress.compactor({ sinks: 3, recent: 2, chunkTokens: 8, sketchColumns: 3 }),
   capKV: compress.capKV({ futurePositions: 7, sinks: 2 }),
-  dropKV: compress.dropKV({ window: 4 }),
-  finch: compress.finch(),
-  kvzip: compress.kvzip(),
-  kvCompose: compress.kvCompose({ structured: false }),
-  think: compress.think({ window: 4 }),
-  simLayerKV: compress.simLayerKV({ threshold: 0.01, sinks: 2, recent: 6 }),
-  duoAttention: compress.duoAttention({ sinks: 2, recent: 4, distances: 9 }),
 };
 
 const WRAPPERS: Readonly<Record<string, (policy: Policy) => Policy>> = {
-  alone: (policy) => policy,
-  rerotated: compress.rerotated,
-  adaptiveHeads: compress.adaptiveHeads,
-  criticalKV: compress.criticalKV,
-  criticalAdaptiveHeads: compress.criticalAdaptiveHeads,
+  ...SMALL_WRAPPERS,
   perLayer: (policy) => compress.perLayer(policy, [{ budget: 9 }, { compressionRatio: 0.5 }]),
-  chunkwise: (policy) => compress.chunkwise(policy, { chunkTokens: 11 }),
-  chunkKV: (policy) => compress.chunkKV(policy, { chunkTokens: 4 }),
-  blockwise: (policy) => compress.blockwise(policy, { blockTokens: 5 }),
-  merging: compress.merging,
-  dms: (policy) => compress.dms(policy, { threshold: 0, window: 5 }),
   composed: (policy) => compress.composed(policy, compress.think({ window: 4 })),
 };
 

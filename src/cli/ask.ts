@@ -4,6 +4,7 @@
 
 import { generate } from "../generate/index.ts";
 import type { DecoderModel, ModelCache } from "../model/index.ts";
+import { questionPrompt } from "../train/stories/index.ts";
 import type { GenerateSettings } from "./generate.ts";
 import { samplerOptions } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
@@ -21,11 +22,6 @@ export type Inquiry = {
 };
 
 const MAX_ANSWER_TOKENS = 64;
-
-/** What a question is put in. */
-export function questionPrompt(question: string): string {
-  return `Question: ${question}\nAnswer:`;
-}
 
 /**
  * Reads the text and answers every question from a fork of its own. A single question is known while the text is read,

@@ -2,7 +2,7 @@
  * phasor eval: what policies cost a model in answers, perplexity and agreement with its full cache.
  */
 
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { createBackend, DECODER_BACKENDS, type DecoderBackendName } from "../engine/index.ts";
@@ -20,6 +20,7 @@ import { loadModel, WEIGHT_CHOICES, type WeightChoice } from "../model/index.ts"
 import { interruptible } from "./interrupt.ts";
 import { parseInteger, parseIntegers, parsePolicies, parseWords } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
+import { readText } from "./read-text.ts";
 
 const DTYPES = ["f32", "int8", "int4"] as const;
 const POLICIES = "streamingllm,keydiff,snapkv";
@@ -155,14 +156,7 @@ async function agreementText({ text, textTokens, seed }: EvalSettings): Promise<
     const [story] = storyDocuments({ documents: 1, seed: seed + 1_000_000, pieces: 2 * textTokens, facts: 8 });
     return story.text;
   }
-  try {
-    return await readFile(text, "utf8");
-  } catch (error) {
-    throw new ConfigError("eval", "the text file must be readable", {
-      text,
-      error: (error as NodeJS.ErrnoException).code,
-    });
-  }
+  return readText("eval", "text", "text", text);
 }
 
 function eachOf(choice: string, on: string): boolean[] {

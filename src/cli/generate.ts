@@ -2,7 +2,6 @@
  * phasor generate: a prompt in, its continuation out, as it is made.
  */
 
-import { readFile } from "node:fs/promises";
 import { text as readAll } from "node:stream/consumers";
 import { type Command, Option } from "commander";
 import { parsePolicy } from "../compress/index.ts";
@@ -23,6 +22,7 @@ import { interruptible } from "./interrupt.ts";
 import { collect, parseInteger, parseNumber, samplerOptions } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
 import { formatBytes } from "./parse-bytes.ts";
+import { readText } from "./read-text.ts";
 
 /** Ctrl-C is looked at between forwards, and a forward of a large model on the CPU takes a second per token. */
 const PREFILL_CHUNK = 64;
@@ -206,18 +206,9 @@ async function load(settings: GenerateSettings, signal: AbortSignal): Promise<De
 }
 
 async function readPrompt({ prompt, file }: GenerateSettings): Promise<string> {
-  if (file !== undefined) return withoutLastNewline(await readPromptFile(file));
+  if (file !== undefined) return withoutLastNewline(await readText("generate", "prompt", "file", file));
   if (prompt === "-") return withoutLastNewline(await readAll(process.stdin));
   return prompt ?? "";
-}
-
-async function readPromptFile(path: string): Promise<string> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    throw new ConfigError("generate", "the prompt file must be readable", { file: path, error: code });
-  }
 }
 
 function withoutLastNewline(text: string): string {

@@ -11,11 +11,12 @@ import { createBackend } from "../engine/index.ts";
 import { ConfigError } from "../errors.ts";
 import { isExactAnswer, measureRetrieval, type RetrievalDocument, type RetrievalResult } from "../evaluate/index.ts";
 import { type CacheReport, type DecoderModel, loadModel, type ModelCacheOptions } from "../model/index.ts";
-import { questionPrompt } from "./ask.ts";
+import { questionPrompt } from "../train/stories/index.ts";
 import { interruptible } from "./interrupt.ts";
 import { collect, parseInteger } from "./options.ts";
 import { print, startProgress } from "./output.ts";
 import { formatBytes } from "./parse-bytes.ts";
+import { readText } from "./read-text.ts";
 
 /** The model and the text that ship with the package. */
 const MINI = fileURLToPath(new URL("../../models/phasor-mini", import.meta.url));
@@ -198,10 +199,5 @@ async function readDocument({ file, ask = [] }: StartSettings): Promise<Retrieva
   }
   if (own.length === 0)
     throw new ConfigError("start", "questions about the text", { file }, "Give --ask once or more.");
-  try {
-    return { text: await readFile(file, "utf8"), questions: own };
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    throw new ConfigError("start", "the text file must be readable", { file, error: code });
-  }
+  return { text: await readText("start", "text", "file", file), questions: own };
 }

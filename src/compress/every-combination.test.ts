@@ -1,53 +1,18 @@
 import { describe, expect, it } from "vitest";
 import { randomLayers } from "../../test/support/observation.ts";
+import { SMALL_POLICIES, SMALL_WRAPPERS } from "../../test/support/policies.ts";
 import { ConfigError } from "../errors.ts";
 import type { Amount, Observation, Policy } from "./index.ts";
 import * as compress from "./index.ts";
 
-const POLICIES: Readonly<Record<string, Policy>> = {
-  randomTokens: compress.randomTokens({ seed: 5 }),
-  knorm: compress.knorm(),
-  keyDiff: compress.keyDiff(),
-  streamingLLM: compress.streamingLLM(),
-  snapKV: compress.snapKV({ window: 3 }),
-  tova: compress.tova(),
-  pyramidKV: compress.pyramidKV({ window: 2, beta: 4 }),
-  observedAttention: compress.observedAttention(),
-  expectedAttention: compress.expectedAttention({ futurePositions: 7 }),
-  lagKV: compress.lagKV({ lagTokens: 4 }),
-  lagKVAcross: compress.lagKV({ lagTokens: 4, crossScoring: true }),
-  cur: compress.cur(),
-  leverageScore: compress.leverageScore({ sketchColumns: 3 }),
-  nonCausalAttention: compress.nonCausalAttention({ chunkTokens: 8 }),
-  compactor: compress.compactor({ sinks: 3, recent: 2, chunkTokens: 8, sketchColumns: 3 }),
-  capKV: compress.capKV({ futurePositions: 7 }),
-  dropKV: compress.dropKV({ window: 4 }),
-  finch: compress.finch(),
-  kvzip: compress.kvzip(),
-  kvCompose: compress.kvCompose({ structured: false }),
-  think: compress.think({ window: 4 }),
-  simLayerKV: compress.simLayerKV({ threshold: 0.01, sinks: 2, recent: 6 }),
-  duoAttention: compress.duoAttention({ sinks: 2, recent: 4, distances: 9 }),
-};
-
 const WRAPPERS: Readonly<Record<string, (policy: Policy) => Policy>> = {
-  alone: (policy) => policy,
-  rerotated: compress.rerotated,
-  adaptiveHeads: compress.adaptiveHeads,
-  criticalKV: compress.criticalKV,
-  criticalAdaptiveHeads: compress.criticalAdaptiveHeads,
-  perLayer: (policy) => compress.perLayer(policy, [{ budget: 9 }, { budget: 8 }, { compressionRatio: 0.5 }]),
-  chunkwise: (policy) => compress.chunkwise(policy, { chunkTokens: 11 }),
-  chunkKV: (policy) => compress.chunkKV(policy, { chunkTokens: 4 }),
-  blockwise: (policy) => compress.blockwise(policy, { blockTokens: 5 }),
-  merging: compress.merging,
-  dms: (policy) => compress.dms(policy, { threshold: 0, window: 5 }),
+  ...SMALL_WRAPPERS,
   decoding: (policy) => compress.decodingCompression(policy).policy,
   composed: (policy) => compress.composed(policy, compress.think()),
 };
 
 const layers = randomLayers(23);
-const names = Object.keys(POLICIES);
+const names = Object.keys(SMALL_POLICIES);
 const pairs = Object.keys(WRAPPERS).flatMap((outer) => names.map((inner) => [outer, inner] as const));
 
 /** The observation with nothing but what the policy says it needs. */
@@ -88,7 +53,7 @@ describe.each(pairs)("%s(%s)", (outer, inner) => {
   it("plans from what it says it needs, or is refused with a reason", () => {
     let policy: Policy;
     try {
-      policy = WRAPPERS[outer](POLICIES[inner]);
+      policy = WRAPPERS[outer](SMALL_POLICIES[inner]);
     } catch (error) {
       expect(error).toBeInstanceOf(ConfigError);
       expect(outer).not.toBe("alone");
@@ -117,7 +82,7 @@ it("which combinations are refused", () => {
   const refused = Object.entries(WRAPPERS).map(([outer, wrap]) => {
     const not = names.filter((inner) => {
       try {
-        wrap(POLICIES[inner]);
+        wrap(SMALL_POLICIES[inner]);
         return false;
       } catch {
         return true;

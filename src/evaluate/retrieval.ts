@@ -79,10 +79,9 @@ export async function measureRetrieval(
   let prefillSeconds = 0;
   let speeds = 0;
 
-  const read = async (text: string, question?: string): Promise<ModelCache> => {
+  const read = async (tokens: readonly number[], question?: string): Promise<ModelCache> => {
     const cache = createCache();
     const start = performance.now();
-    const tokens = tokenizer.encode(text);
     await model.prefill(cache, tokens, { ...(question !== undefined && { question }), ...(signal && { signal }) });
     prefillSeconds += (performance.now() - start) / 1000;
     documentTokens += tokens.length;
@@ -90,15 +89,15 @@ export async function measureRetrieval(
     return cache;
   };
   for (const [index, { text, questions }] of documents.entries()) {
-    const length = tokenizer.encode(text).length;
-    const shared = questionAware ? undefined : await read(text);
+    const tokens = tokenizer.encode(text);
+    const shared = questionAware ? undefined : await read(tokens);
     for (const { prompt, answer: expected, depth } of questions) {
       signal?.throwIfAborted();
-      const cache = shared?.fork() ?? (await read(text, prompt));
+      const cache = shared?.fork() ?? (await read(tokens, prompt));
       const { text: given, tokensPerSecond } = await ask(model, cache, prompt, options);
       cache.dispose();
       const correct = isExactAnswer(given, expected);
-      const distanceTokens = Math.round((1 - depth) * length);
+      const distanceTokens = Math.round((1 - depth) * tokens.length);
       const answer = { document: index, prompt, expected, given, correct, depth, distanceTokens };
       answers.push(answer);
       speeds += tokensPerSecond;

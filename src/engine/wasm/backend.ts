@@ -197,9 +197,14 @@ export class WasmBackend implements Backend {
   }
 
   rotate(x: Tensor<"f32">, table: RotationTable): void {
+    this.turn(x, table, false);
+  }
+
+  /** Rotates x [T, H, D] in place, or multiplies it by the transpose of the rotation. */
+  protected turn(x: Tensor<"f32">, table: RotationTable, transpose: boolean): void {
     const [tokens, heads, headDim] = x.shape;
     const { rotaryDim, rotaryOffset, pairing } = table;
-    const spec = { ...this.mode(), heads, headDim, rotaryDim, rotaryOffset, pairing };
+    const spec = { ...this.mode(), heads, headDim, rotaryDim, rotaryOffset, pairing, transpose };
     const { rotate } = this.kernels("rotate", spec, () => ({ emit: (module) => emitRotate(module, spec) }));
     const at = this.output(x);
     this.runtime.issue(

@@ -23,7 +23,6 @@ import { emitEmbedBackward } from "./kernels/embed-backward.ts";
 import { emitGateBackward } from "./kernels/gate-backward.ts";
 import { emitRmsNormBackward, NORM_CHUNK } from "./kernels/norm-backward.ts";
 import { emitProduct, PRODUCT_SCRATCH_BYTES, type ProductSpec } from "./kernels/product.ts";
-import { emitRotate } from "./kernels/rotate.ts";
 import { emitAddColumns, emitSquares, SQUARES_CHUNK } from "./kernels/sums.ts";
 import { TrainingAttention } from "./training-attention.ts";
 
@@ -104,16 +103,7 @@ class WasmTrainingBackend extends WasmBackend implements TrainingBackend {
   }
 
   rotateBackward(x: Tensor<"f32">, table: RotationTable): void {
-    const [tokens, heads, headDim] = x.shape;
-    const { rotaryDim, rotaryOffset, pairing } = table;
-    const spec = { ...this.mode(), heads, headDim, rotaryDim, rotaryOffset, pairing, transpose: true };
-    const { rotate } = this.kernels("rotate", spec, () => ({ emit: (module) => emitRotate(module, spec) }));
-    const at = this.output(x);
-    this.runtime.issue(
-      rotate,
-      { items: tokens, operations: 4 * x.data.length },
-      ...([at, at, this.input(table.cos), this.input(table.sin), "from", "to"] as const),
-    );
+    this.turn(x, table, true);
   }
 
   gateBackward(

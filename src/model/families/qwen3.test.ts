@@ -1,48 +1,26 @@
 import { expect, it } from "vitest";
 import { expectClose } from "../../../test/support/expect-close.ts";
-import { tinyLlamaTensors } from "../../../test/support/tiny-llama.ts";
+import { tinyLlama } from "../../../test/support/tiny-llama.ts";
 import { F32_COMPUTED } from "../../../test/support/tolerances.ts";
 import { createReferenceBackend } from "../../engine/index.ts";
-import { f32, type Tensor } from "../../tensor.ts";
+import { f32 } from "../../tensor.ts";
 import { describeModel, loadModel } from "../load.ts";
-import { createMemoryFiles, type ModelFiles, writeSafetensors } from "../weights/index.ts";
-
-const CONFIG = {
-  model_type: "qwen3",
-  hidden_size: 24,
-  num_attention_heads: 4,
-  num_key_value_heads: 2,
-  head_dim: 10,
-  intermediate_size: 29,
-  num_hidden_layers: 3,
-  vocab_size: 37,
-  max_position_embeddings: 64,
-  rms_norm_eps: 1e-5,
-  rope_theta: 100,
-  tie_word_embeddings: false,
-  eos_token_id: 2,
-};
+import type { ModelFiles } from "../weights/index.ts";
 
 const TOKENS = [1, 5, 36, 0, 17, 17, 3, 29, 11, 2, 8];
 
 /** A Qwen3 with the weights of the tiny Llama and gains of its own for every head dim. */
 function tinyQwen3(config: Record<string, unknown> = {}, gain = (d: number): number => 1 + d / 7): ModelFiles {
-  const merged = { ...CONFIG, ...config };
-  const tensors: Record<string, Tensor> = tinyLlamaTensors(merged);
-  for (let layer = 0; layer < merged.num_hidden_layers; layer++) {
-    const gains = f32(
-      [10],
-      Array.from({ length: 10 }, (_, d) => gain(d)),
-    );
-    tensors[`model.layers.${layer}.self_attn.q_norm.weight`] = gains;
-    tensors[`model.layers.${layer}.self_attn.k_norm.weight`] = gains;
-  }
-  return createMemoryFiles(
-    new Map<string, Uint8Array | string>([
-      ["config.json", JSON.stringify(merged)],
-      ["model.safetensors", writeSafetensors(Object.entries(tensors))],
-    ]),
-  );
+  return tinyLlama({ ...config, model_type: "qwen3" }, (tensors) => {
+    for (let layer = 0; layer < 3; layer++) {
+      const gains = f32(
+        [10],
+        Array.from({ length: 10 }, (_, d) => gain(d)),
+      );
+      tensors[`model.layers.${layer}.self_attn.q_norm.weight`] = gains;
+      tensors[`model.layers.${layer}.self_attn.k_norm.weight`] = gains;
+    }
+  });
 }
 
 it("queries and keys have the length of their gains, whatever the projections give", async () => {

@@ -44,8 +44,41 @@ export function rowBlocks(group: number): { readonly first: number; readonly row
  * Tokens that go through the loops together: two where there is so much arithmetic that one stream through memory is
  * not all that counts.
  */
-export function tokensAtOnce({ type }: DecodeSide, { group }: DecodeSpec): 1 | 2 {
+function tokensAtOnce({ type }: DecodeSide, { group }: DecodeSpec): 1 | 2 {
   return group > 2 || type !== "f32" ? 2 : 1;
+}
+
+/** Keys or values of a tile, and the pointer that goes along its scores. */
+export type TokenLoop = {
+  readonly side: DecodeSide;
+  /** Address of the first row. */
+  readonly start: Local<"i32">;
+  readonly scores: Local<"i32">;
+};
+
+/** Goes through the tokens of a tile, as many at once as the kernel takes, with `row`, `key` and `scores` at the first of them. */
+export function emitTokenLoop(
+  f: FunctionBuilder,
+  spec: DecodeSpec,
+  layout: DecodeScratch,
+  { scratch, count, key, row }: DecodeLocals,
+  { side, start, scores }: TokenLoop,
+  emitTokens: (wide: 1 | 2) => void,
+): void {
+  f.set(scores, i32.add(scratch, layout.scores));
+  f.set(row, start);
+  f.set(key, 0);
+  for (const wide of tokensAtOnce(side, spec) === 2 ? ([2, 1] as const) : ([1] as const)) {
+    f.while(
+      () => i32.leS(i32.add(key, wide), count),
+      () => {
+        emitTokens(wide);
+        f.set(row, i32.add(row, wide * side.stride));
+        f.set(scores, i32.add(scores, wide * layout.pitch));
+        f.set(key, i32.add(key, wide));
+      },
+    );
+  }
 }
 
 /** One work item, i32 words. */

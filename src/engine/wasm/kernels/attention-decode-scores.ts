@@ -9,28 +9,17 @@ import {
   type DecodeLocals,
   type DecodeScratch,
   type DecodeSpec,
+  emitTokenLoop,
   rowBlocks,
-  tokensAtOnce,
 } from "./attention-decode-rows.ts";
 import { emitSum, emitSumFour, fma } from "./vector-math.ts";
 
 /** scores[key][head] = k[key] · q[head]; −Infinity for keys that are not seen. */
 export function emitScores(f: FunctionBuilder, spec: DecodeSpec, layout: DecodeScratch, locals: DecodeLocals): void {
-  const { scratch, keys, count, bits, key, row, into } = locals;
-  f.set(into, i32.add(scratch, layout.scores));
-  f.set(row, keys);
-  f.set(key, 0);
-  for (const wide of tokensAtOnce(spec.keys, spec) === 2 ? ([2, 1] as const) : ([1] as const)) {
-    f.while(
-      () => i32.leS(i32.add(key, wide), count),
-      () => {
-        emitTokens(f, spec, layout, locals, wide);
-        f.set(row, i32.add(row, wide * spec.keys.stride));
-        f.set(into, i32.add(into, wide * layout.pitch));
-        f.set(key, i32.add(key, wide));
-      },
-    );
-  }
+  const { scratch, keys, count, bits, key, into } = locals;
+  emitTokenLoop(f, spec, layout, locals, { side: spec.keys, start: keys, scores: into }, (wide) =>
+    emitTokens(f, spec, layout, locals, wide),
+  );
   f.if(bits, () => {
     f.set(into, i32.add(scratch, layout.scores));
     f.for(key, 0, count, 1, () => {

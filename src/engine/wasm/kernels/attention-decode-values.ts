@@ -9,29 +9,18 @@ import {
   type DecodeLocals,
   type DecodeScratch,
   type DecodeSpec,
+  emitTokenLoop,
   rowBlocks,
-  tokensAtOnce,
 } from "./attention-decode-rows.ts";
 import { fma } from "./vector-math.ts";
 
 /** output = output · factor + probabilities · values, values in the unit they are loaded in. */
 export function emitValues(f: FunctionBuilder, spec: DecodeSpec, layout: DecodeScratch, locals: DecodeLocals): void {
-  const { scratch, values, count, key, row, from } = locals;
+  const { values, from } = locals;
   emitFactors(f, spec, layout, locals);
-  f.set(from, i32.add(scratch, layout.scores));
-  f.set(row, values);
-  f.set(key, 0);
-  for (const wide of tokensAtOnce(spec.values, spec) === 2 ? ([2, 1] as const) : ([1] as const)) {
-    f.while(
-      () => i32.leS(i32.add(key, wide), count),
-      () => {
-        emitTokens(f, spec, layout, locals, wide);
-        f.set(row, i32.add(row, wide * spec.values.stride));
-        f.set(from, i32.add(from, wide * layout.pitch));
-        f.set(key, i32.add(key, wide));
-      },
-    );
-  }
+  emitTokenLoop(f, spec, layout, locals, { side: spec.values, start: values, scores: from }, (wide) =>
+    emitTokens(f, spec, layout, locals, wide),
+  );
 }
 
 /** output = output · factor, where the factor is not 1. */
