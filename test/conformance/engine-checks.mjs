@@ -65,18 +65,13 @@ export const ENGINE_CHECKS = [
       const [x, y] = [backend.allocate([size, size]), backend.allocate([size, size])];
       const weight = backend.matrix({ dtype: "f32", shape: [size, size], data: new Float32Array(size * size) });
       for (let n = 0; n < 4; n++) backend.linear(n % 2 ? x : y, n % 2 ? y : x, weight);
-      const { port1, port2 } = new MessageChannel();
       let turns = 0;
-      port1.onmessage = () => {
-        turns++;
-        port2.postMessage(0);
-      };
-      port2.postMessage(0);
+      // Timers, which let other events through: in Deno a port that answers itself keeps all other messages waiting.
+      const timer = setInterval(() => turns++, 0);
       await backend.flush();
-      port1.close();
-      port2.close();
+      clearInterval(timer);
       for (const t of [x, y, weight]) backend.release(t);
-      if (turns < 20) throw new Error(`it turned ${turns} times`);
+      if (turns < 5) throw new Error(`it turned ${turns} times`);
     },
   ],
   [
