@@ -37,9 +37,9 @@ new Float32Array(memory.buffer).fill(2 ** -10);
 const TARGETS = 120 * MiB;
 new Int32Array(memory.buffer, TARGETS, 1024).fill(7);
 
-const linear = (name, inputs, outputs, tokens, weightType) => {
+const linear = (name, inputs, outputs, tokens, weightType, interleaved = false) => {
   const { linear } = compile(memory, (module) =>
-    emitLinear(module, { inputs, outStride: 4 * outputs, weightType, bias: false, relaxed }),
+    emitLinear(module, { inputs, outStride: 4 * outputs, weightType, bias: false, relaxed, interleaved }),
   );
   return {
     name,
@@ -91,10 +91,15 @@ const cases = [
   { name: "limit: read 96 MiB", ...limits.read },
   { name: "limit: read 96 MiB, one of eight heads after the other", ...limits.heads },
   linear("linear 512³ f32", 512, 512, 512, "f32"),
+  linear("linear 512³ f32, interleaved", 512, 512, 512, "f32", true),
+  linear("linear 512³ bf16, interleaved", 512, 512, 512, "bf16", true),
   linear("linear 512³ q4_0", 512, 512, 512, "q4_0"),
   linear("linear 4 x 4096 by 4096 x 1024 f32", 4096, 1024, 4, "f32"),
   ...["f32", "f16", "bf16", "int8", "q8_0", "q4_0"].map((type) =>
     linear(`linear 1 x 4096 by 4096² ${type}`, 4096, 4096, 1, type),
+  ),
+  ...["f32", "f16", "bf16"].map((type) =>
+    linear(`linear 1 x 4096 by 4096² ${type}, interleaved`, 4096, 4096, 1, type, true),
   ),
   ...linearBackward(512, 512, 512),
   ...linearBackward(2048, 192, 512),

@@ -52,10 +52,7 @@ const MEASURES = {
     const two = find(result, "ours ×2");
     return { text: "× one thread, on two", value: two && ratio(ours, two) };
   },
-  overhead: (result, ours) => {
-    const kernel = find(result, "ours: kernel alone");
-    return { text: "µs over the kernel", value: kernel && 1000 * (ours.median - kernel.median) };
-  },
+  overhead: (_, ours) => ({ text: "µs over the kernel", value: ours.notes?.overheadMicroseconds }),
   extra: (result, ours, { name }) => {
     const other = find(result, `ours: ${name}`);
     // Shortest calls: a small difference of the same code is lost in what else the machine does.

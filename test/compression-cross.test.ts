@@ -4,14 +4,17 @@
  */
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Policy } from "../src/compress/index.ts";
+import { clearKeyChannels } from "../src/cache/index.ts";
+import type { LayerPlan, Policy } from "../src/compress/index.ts";
 import * as compress from "../src/compress/index.ts";
 import { createWasmBackend } from "../src/engine/index.ts";
 import { PhasorError } from "../src/errors.ts";
 import { meanLength } from "../src/model/cache-room.ts";
 import { type DecoderModel, loadModel, type ModelCache, type ModelCacheOptions } from "../src/model/index.ts";
+import { expectClose } from "./support/expect-close.ts";
 import { SMALL_POLICIES, SMALL_WRAPPERS } from "./support/policies.ts";
 import { tinyLlama } from "./support/tiny-llama.ts";
+import { F32_COMPUTED } from "./support/tolerances.ts";
 
 const POLICIES: Readonly<Record<string, Policy>> = {
   ...SMALL_POLICIES,
@@ -121,6 +124,64 @@ describe.each(KINDS)("a %s cache of %s", (layout, elements) => {
         }
       }
     },
+  );
+});
+
+/** Logits of tokens decoded one by one. */
+async function decoded(cache: ModelCache): Promise<Float32Array[]> {
+  const logits: Float32Array[] = [];
+  for (let step = 0; step < 5; step++) logits.push((await model.forward({ tokens: [step], cache })).data.slice());
+  return logits;
+}
+
+describe.each(KINDS)("key channels that go, in a %s cache of %s", (layout, elements) => {
+  // 29 tokens of 2 layers, 2 heads: keys and values of 10, keys of 5 after it.
+  const unit = { f32: (d: number) => 4 * d, int8: (d: number) => d + 4, int4: (d: number) => Math.ceil(d / 2) + 4 }[
+    elements
+  ];
+
+  it("free their bytes, decoding goes on as if they were 0, and a saved cache is the same", async () => {
+    const plans: LayerPlan[] = [];
+    const policy = compress.think({ window: 4 });
+    const options: ModelCacheOptions = { policy, layout, elements, onCompress: ({ plan }) => plans.push(plan) };
+    const cache = model.createCache(options);
+    await model.prefill(cache, PROMPT);
+    const twin = model.createCache({ layout, elements });
+    await model.prefill(twin, PROMPT);
+    expect(twin.bytes).toBe(29 * 2 * 2 * 2 * unit(10));
+    expect(cache.bytes).toBe(29 * 2 * 2 * (unit(5) + unit(10)));
+    // Beside the rows: three integers of every slot, lists of channels, and what rounds arrays up to whole words.
+    expect(cache.allocatedBytes - cache.bytes - 29 * 2 * 3 * 4 - 2 * 2 * 5 * 4).toBeLessThan(2 * 3 * 4);
+
+    const restored = model.createCache(options);
+    await restored.restore(cache.snapshot());
+    expect(restored.bytes).toBe(cache.bytes);
+    const logits = await decoded(cache);
+    expect(await decoded(restored)).toEqual(logits);
+    for (const [layer, { droppedChannels = [] }] of plans.entries()) clearKeyChannels(twin.kv, layer, droppedChannels);
+    // Clearing rounds quantised numbers once more.
+    const tolerance = { f32: F32_COMPUTED, int8: 0.02, int4: 0.3 }[elements];
+    for (const [n, want] of (await decoded(twin)).entries()) expectClose(logits[n], want, tolerance);
+  });
+
+  it("go again with the next prompt, from all rows, also where heads hold different ones", async () => {
+    const policy = compress.composed(compress.adaptiveHeads(compress.snapKV({ window: 3 })), compress.think());
+    const cache = model.createCache({ policy, compressionRatio: 0.5, layout, elements });
+    await model.prefill(cache, PROMPT);
+    await decoded(cache);
+    await model.prefill(cache, [7, 8, 9]);
+    expect([cache.isRagged(0), cache.kv.isNarrowed(0)]).toEqual([true, true]);
+    const rows = [0, 1].flatMap((layer) => [0, 1].map((head) => cache.length(layer, head))).reduce((a, b) => a + b);
+    expect(cache.bytes).toBe(rows * (unit(5) + unit(10)));
+    expect((await decoded(cache)).flatMap((row) => [...row]).every(Number.isFinite)).toBe(true);
+  });
+});
+
+it("under maxBytes a policy that drops channels is refused: the memory is taken beforehand", async () => {
+  const policy = compress.composed(compress.knorm(), compress.think());
+  expect(await reason(() => model.createCache({ policy, maxBytes: 20_000 }))).toBe(
+    'createCache: a policy that keeps keys as wide as they are, for maxBytes; got policy="composed(knorm, think)". ' +
+      "The memory is taken beforehand, narrower keys would free none of it; give a budget instead.",
   );
 });
 

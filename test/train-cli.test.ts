@@ -6,7 +6,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadModel, openModelFolder } from "../src/model/index.ts";
 
@@ -47,8 +47,8 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 
 type Result = { code: number | null; stdout: string; stderr: string };
 
-function start(args: string[]): { child: ChildProcess; ended: Promise<Result> } {
-  const child = spawn(process.execPath, [PROGRAM, ...args]);
+function start(args: string[], nodeArgs: string[] = []): { child: ChildProcess; ended: Promise<Result> } {
+  const child = spawn(process.execPath, [...nodeArgs, PROGRAM, ...args]);
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (text) => {
@@ -82,6 +82,64 @@ async function logOf(name: string): Promise<Entry[]> {
 const numbersOf = (entries: Entry[]): unknown[] =>
   entries.map(({ step, loss, heldOutLoss, gradientNorm }) => [step, loss, heldOutLoss, gradientNorm]);
 
+/** Losses of every step, and the model to the bit. */
+async function expectSameRun(name: string, other: string): Promise<void> {
+  expect(numbersOf(await logOf(name))).toEqual(numbersOf(await logOf(other)));
+  const [one, two] = await Promise.all([name, other].map((run) => readFile(join(folder, run, "model.safetensors"))));
+  expect(one.equals(two)).toBe(true);
+}
+
+/**
+ * Where in its third checkpoint a run is killed; the step of the checkpoint that is there then, and how much of the next
+ * one lies beside it.
+ */
+const STAGES: Record<string, readonly [step: number, written: number | null]> = {
+  opened: [2, 0],
+  half: [4, 0.5],
+  written: [6, 1],
+  synced: [8, 1],
+  renamed: [11, null],
+};
+
+/** A module that makes the process kill itself, loaded before the program. */
+function killerAt(stage: string): string {
+  return `
+    import fs from "node:fs/promises";
+    import { syncBuiltinESMExports } from "node:module";
+    const { open, rename } = fs;
+    const dieAt = (stage) => stage === "${stage}" && process.kill(process.pid, "SIGKILL");
+    let checkpoints = 0;
+    fs.open = async (path, flags, ...rest) => {
+      const file = await open(path, flags, ...rest);
+      if (flags !== "w" || !path.endsWith("checkpoint.safetensors.part") || ++checkpoints < 3) return file;
+      dieAt("opened");
+      const { writeFile, sync } = file;
+      file.writeFile = async (bytes) => {
+        await writeFile.call(file, bytes.subarray(0, bytes.length >> 1));
+        dieAt("half");
+        await writeFile.call(file, bytes.subarray(bytes.length >> 1));
+        dieAt("written");
+      };
+      file.sync = async () => {
+        await sync.call(file);
+        dieAt("synced");
+      };
+      return file;
+    };
+    fs.rename = async (from, to) => {
+      await rename(from, to);
+      if (checkpoints >= 3) dieAt("renamed");
+    };
+    syncBuiltinESMExports();
+  `;
+}
+
+/** The step of a checkpoint, by the metadata of its safetensors header. */
+function stepOf(checkpoint: Buffer): number {
+  const header = checkpoint.subarray(8, 8 + Number(checkpoint.readBigUInt64LE()));
+  return JSON.parse(JSON.parse(header.toString()).__metadata__.phasor_training).state.step;
+}
+
 describe("phasor train", () => {
   test("makes a model folder that generates, a log and a picture", async () => {
     const args = runInto("new", "--steps", "12", "--learning-rate", "0.01", "--eval-every", "6", "--dtype", "bf16");
@@ -100,32 +158,6 @@ describe("phasor train", () => {
     expect(entries[13].heldOutLoss).toBeLessThan(5);
     const generated = await start(["generate", "-m", join(folder, "new"), "-p", "Ann", "-n", "3", "--json"]).ended;
     expect(JSON.parse(generated.stdout).newTokens).toBeGreaterThan(0);
-  });
-
-  test("killed at any moment it resumes from its last checkpoint, and ends as if it had never stopped", async () => {
-    const more = ["--steps", "40", "--checkpoint-every", "1", "--eval-every", "7"];
-    expect((await start(runInto("whole", ...more)).ended).code).toBe(0);
-
-    let kills = 0;
-    for (let finished = false; !finished; ) {
-      const { child, ended } = start(runInto("killed", ...more, "--resume"));
-      const target = (await logOf("killed")).length + 9;
-      const watch = setInterval(async () => {
-        if ((await logOf("killed")).length >= target && child.exitCode === null) child.kill("SIGKILL");
-      }, 1);
-      const { code, stderr } = await ended;
-      clearInterval(watch);
-      finished = code === 0;
-      if (!finished) expect([code, stderr.includes("phasor:")]).toEqual([null, false]);
-      kills += finished ? 0 : 1;
-      expect(kills).toBeLessThan(20);
-    }
-    expect(kills).toBeGreaterThan(1);
-    expect(numbersOf(await logOf("killed"))).toEqual(numbersOf(await logOf("whole")));
-    const [killed, whole] = await Promise.all(
-      ["killed", "whole"].map((name) => readFile(join(folder, name, "model.safetensors"))),
-    );
-    expect(killed.equals(whole)).toBe(true);
   });
 
   test("Ctrl-C ends after the step at hand with a checkpoint", async () => {
@@ -186,5 +218,50 @@ describe("phasor train", () => {
     const { code, stderr } = await start(["train", "--data", dataPath, "--out", join(folder, "refused"), ...more])
       .ended;
     expect([code, stderr]).toEqual([1, expect.stringContaining(`phasor: ${message}\n`)]);
+  });
+});
+
+describe("phasor train, killed and resumed,", () => {
+  const more = ["--steps", "40", "--checkpoint-every", "1", "--eval-every", "7"];
+  let seconds = 0;
+
+  beforeAll(async () => {
+    const began = performance.now();
+    expect((await start(runInto("whole", ...more)).ended).code).toBe(0);
+    seconds = (performance.now() - began) / 1000;
+  });
+
+  test("goes on from a whole checkpoint whatever was being written, and ends as if it had never stopped", async () => {
+    const checkpoint = join(folder, "staged", "checkpoint.safetensors");
+    const seen: unknown[] = [];
+    for (const stage of Object.keys(STAGES)) {
+      const hook = join(folder, `kill-${stage}.mjs`);
+      await writeFile(hook, killerAt(stage));
+      const { code } = await start(runInto("staged", ...more, "--resume"), ["--import", pathToFileURL(hook).href])
+        .ended;
+      const [old, part] = await Promise.all([readFile(checkpoint), readFile(`${checkpoint}.part`).catch(() => null)]);
+      seen.push([stage, code, stepOf(old), part && Math.round((2 * part.length) / old.length) / 2]);
+    }
+    // Every run writes two whole checkpoints and dies of the third; the last one's has its name already.
+    expect(seen).toEqual(Object.entries(STAGES).map(([stage, [step, written]]) => [stage, null, step, written]));
+    expect((await start(runInto("staged", ...more, "--resume")).ended).code).toBe(0);
+    await expectSameRun("staged", "whole");
+  });
+
+  test("at random moments, ends as if it had never stopped", async () => {
+    const delays: number[] = [];
+    for (let finished = false; !finished; ) {
+      const { child, ended } = start(runInto("random", ...more, "--resume"));
+      // Anywhere between the start of the program and its end; after four kills it is left alone.
+      const delay = 1000 * seconds * (0.1 + 0.8 * Math.random());
+      const timer = delays.length < 4 ? setTimeout(() => child.kill("SIGKILL"), delay) : undefined;
+      const { code, stderr } = await ended;
+      clearTimeout(timer);
+      finished = code === 0;
+      if (finished) continue;
+      delays.push(delay);
+      expect([delays, code, stderr.includes("phasor:")]).toEqual([delays, null, false]);
+    }
+    await expectSameRun("random", "whole");
   });
 });

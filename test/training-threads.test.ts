@@ -19,7 +19,7 @@ const SCRIPT = `
     x: [T, K], weight: [N, K], dOut: [T, N], dx: [T, K], dWeight: [N, K], dBias: [N], mean: [N, K], square: [N, K],
     normWeight: [K], dNormWeight: [K], logits: [T, V], losses: [T], dTable: [97, N], norm: [1], dGate: [T, N], dUp: [T, N],
     q: [T, H, D], k: [T, Hk, D], v: [T, Hk, D], out: [T, H, D], lse: [T, H], dq: [T, H, D], dk: [T, Hk, D], dv: [T, Hk, D],
-    dAttention: [T, H, D],
+    dAttention: [T, H, D], normed: [T, K], dNormed: [T, K], dLayerWeight: [K], dLayerBias: [K],
   };
 
   async function hashes(threads) {
@@ -46,9 +46,12 @@ const SCRIPT = `
     backend.attendBackward({ dq: t.dq, dk: t.dk, dv: t.dv }, { ...call, out: t.out, lse: t.lse, dOut: t.dAttention });
     backend.rotateBackward(t.dq, { ...table, rotaryDim: 32, rotaryOffset: 0, pairing: "half" });
     backend.gateBackward(t.dGate, t.dUp, t.dOut, t.dGate, t.dUp, "silu");
+    backend.gateBackward(t.dGate, t.dUp, t.dOut, t.dGate, t.dUp, "gelu");
     backend.linearInputBackward(t.dx, t.dOut, t.weight, true);
     backend.linearWeightBackward(t.dWeight, t.dOut, t.x, t.dBias);
     backend.rmsNormBackward(t.dx, t.dNormWeight, t.dx, t.x, t.normWeight, 1e-5, false);
+    backend.layerNorm(t.normed, t.x, t.normWeight, 1e-5, t.dNormWeight);
+    backend.layerNormBackward(t.dNormed, t.dLayerWeight, t.dNormed, t.x, t.normWeight, 1e-5, false, t.dLayerBias);
     backend.crossEntropy(t.losses, t.logits, ids, 0.1);
     backend.embedBackward(t.dTable, t.dOut, ids);
     backend.addSquaredNorm(t.norm, t.dWeight);

@@ -32,7 +32,17 @@ export { type Dropout, dropoutBits } from "./dropout.ts";
 export { type IndexerInputs, type IndexerSelect, indexerScores } from "./indexer.ts";
 export { checkKeyValues, type KvDims } from "./kv-check.ts";
 export { type DenseKv, gatherKv, storedRow } from "./kv-gather.ts";
-export type { ContiguousKv, KeyValues, KvStore, KvView, PagedKv, RingKv, SlotOrder } from "./kv-view.ts";
+export type {
+  ContiguousKv,
+  KeyValues,
+  KvStore,
+  KvView,
+  KvViews,
+  NarrowedKv,
+  PagedKv,
+  RingKv,
+  SlotOrder,
+} from "./kv-view.ts";
 export type { MobaSelect } from "./moba.ts";
 export { parseScore } from "./parse-score.ts";
 export {

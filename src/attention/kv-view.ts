@@ -88,3 +88,19 @@ export type PagedKv = KvSlots & {
 
 /** Keys and values in any layout. */
 export type KeyValues = KvView | ContiguousKv | RingKv | PagedKv;
+
+/** All heads in one view; or, where heads hold rows of their own, one view per key-value head, each with Hk = 1. */
+export type KvViews = KeyValues | readonly KeyValues[];
+
+/**
+ * One sequence (B = 1) in two parts: older rows whose keys hold some of their channels, the others counting as 0, and
+ * newer rows whose keys hold all. One of the two may have no rows.
+ */
+export type NarrowedKv = {
+  /** The older rows: keys [..., Hk, D′], values [..., Hk, Dv]. */
+  readonly narrow: KvViews;
+  /** i32 [Hk][D′], the channels that the older keys hold, ascending. */
+  readonly channels: readonly Int32Array[];
+  /** The newer rows, in as many views. */
+  readonly full: KvViews;
+};

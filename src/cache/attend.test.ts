@@ -3,13 +3,14 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
 import { F32_COMPUTED } from "../../test/support/tolerances.ts";
 import { values } from "../../test/support/values.ts";
-import { gatherKv, referenceAttention } from "../attention/index.ts";
+import { gatherKv, type KeyValues, type KvViews, referenceAttention } from "../attention/index.ts";
+import type { DenseKv } from "../attention/kv-gather.ts";
 import type { AttendCall, Backend } from "../engine/backend.ts";
 import { createReferenceBackend } from "../engine/reference/backend.ts";
 import { createWasmBackend } from "../engine/wasm/backend.ts";
 import { causal, type Mask, sameSegment, slidingWindow } from "../mask/index.ts";
 import { rows, type Tensor, tensor, zeros } from "../tensor.ts";
-import { type CacheElements, type CacheLayout, createKvCache, type PositionedCache } from "./index.ts";
+import { type CacheElements, type CacheLayout, createKvCache, dropKeyChannels, type PositionedCache } from "./index.ts";
 
 const [Hk, D] = [3, 8];
 
@@ -35,6 +36,8 @@ type Options = {
   G: number;
   Dv: number;
   ragged: boolean;
+  /** Key channels of the prompt that go. */
+  dropped: number;
   /** Segments change in the middle of the prompt. */
   packed: boolean;
   sinks: boolean;
@@ -50,6 +53,7 @@ const options: fc.Arbitrary<Options> = fc.record({
   G: fc.constantFrom(1, 2, 5),
   Dv: fc.constantFrom(4, 7, 12),
   ragged: fc.boolean(),
+  dropped: fc.constantFrom(0, 0, 3, 4, 7),
   packed: fc.boolean(),
   sinks: fc.boolean(),
   softcap: fc.boolean(),
@@ -62,9 +66,48 @@ function append(cache: PositionedCache, k: Tensor<"f32">, v: Tensor<"f32">, segm
   cache.append(0, { keys: k, values: v, positions, segments });
 }
 
-/** A prompt, a compaction of each head by itself where ragged, then a step whose rows are appended as it attends. */
-async function step(backend: Backend, options: Options): Promise<{ call: AttendCall; out: Tensor<"f32"> }> {
-  const { layout, elements, mask, prompt, count, G, Dv, ragged, packed, sinks, softcap } = options;
+/** The channels of a head that go: some others for every head. */
+function droppedChannels(count: number): Uint8Array[] {
+  return Array.from({ length: Hk }, (_, h) =>
+    Uint8Array.from({ length: D }, (_, d) => ((d * 3 + h) % D < count ? 1 : 0)),
+  );
+}
+
+/** Copies of rows with the keys' channels that go as 0. */
+function cleared(view: KeyValues, dropped: readonly Uint8Array[], firstHead: number): DenseKv {
+  const { k, ...rest } = structuredClone(gatherKv(view));
+  const heads = k.shape[2];
+  for (let n = 0; n < k.data.length; n++) {
+    if (dropped[firstHead + (Math.floor(n / D) % heads)][n % D]) k.data[n] = 0;
+  }
+  return { k, ...rest };
+}
+
+/** Rows of one sequence and those that follow them. */
+function followed(a: DenseKv, b: DenseKv): DenseKv {
+  const join = (x: Tensor, y: Tensor): Tensor<"f32"> => {
+    const shape = [1, x.shape[1] + y.shape[1], x.shape[2], x.shape[3]];
+    return tensor("f32", shape, Float32Array.from([...x.data, ...y.data] as number[]));
+  };
+  return {
+    k: join(a.k, b.k),
+    v: join(a.v, b.v),
+    keyPositions: Int32Array.from([...a.keyPositions, ...b.keyPositions]),
+    keySegments: Int32Array.from([...a.keySegments, ...b.keySegments]),
+    lengths: Int32Array.of(a.lengths[0] + b.lengths[0]),
+  };
+}
+
+const list = (views: KvViews): readonly KeyValues[] => (Array.isArray(views) ? views : [views]) as readonly KeyValues[];
+
+type Step = { call: AttendCall; out: Tensor<"f32">; rows: readonly DenseKv[] };
+
+/**
+ * A prompt, a compaction of each head by itself where ragged, key channels that go, then a step whose rows are appended
+ * as it attends.
+ */
+async function step(backend: Backend, options: Options): Promise<Step> {
+  const { layout, elements, mask, prompt, count, G, Dv, ragged, dropped, packed, sinks, softcap } = options;
   const layer = { kvHeads: Hk, keyDim: D, valueDim: Dv, layout, elements };
   const cache = createKvCache([layer], { memory: backend });
   const segment = Int32Array.from({ length: prompt }, (_, t) => (packed && t < prompt / 2 ? 1 : 0));
@@ -76,12 +119,15 @@ async function step(backend: Backend, options: Options): Promise<{ call: AttendC
     );
     cache.compact(0, kept);
   }
+  const goes = droppedChannels(dropped);
+  const before = list(cache.attended(0) as KvViews).map((view, n) => cleared(view, goes, n));
+  if (dropped > 0) dropKeyChannels(cache, 0, goes);
   const [k, v] = [inMemory(backend, values([count, Hk, D], 3)), inMemory(backend, values([count, Hk, Dv], 4))];
   const first = cache.nextPosition;
   append(cache, k, v, new Int32Array(count));
   const call: AttendCall = {
     q: inMemory(backend, values([count, Hk * G, D], 5)),
-    kv: cache.isRagged(0) ? cache.headViews(0) : cache.view(0),
+    kv: cache.attended(0),
     queryPositions: Int32Array.from({ length: count }, (_, t) => first + t),
     querySegments: new Int32Array(count),
     mask,
@@ -92,7 +138,9 @@ async function step(backend: Backend, options: Options): Promise<{ call: AttendC
   const out = backend.allocate([count, Hk * G, Dv]);
   backend.attend(out, call);
   await backend.flush();
-  return { call, out };
+  const { kv } = call;
+  if (!("narrow" in kv)) return { call, out, rows: list(kv).map((view) => gatherKv(view)) };
+  return { call, out, rows: list(kv.full).map((view, n) => followed(before[n], gatherKv(view))) };
 }
 
 function inMemory(backend: Backend, t: Tensor<"f32">): Tensor<"f32"> {
@@ -101,20 +149,21 @@ function inMemory(backend: Backend, t: Tensor<"f32">): Tensor<"f32"> {
   return own;
 }
 
-/** Attention of one head after the other over the rows that the cache holds now. */
-function oracle({ q, kv, queryPositions, querySegments, mask, scale, ...rest }: AttendCall): Tensor<"f32"> {
-  const views = Array.isArray(kv) ? kv : [kv];
-  const dense = views.map((view) => gatherKv(view));
+/** Attention of one head after the other over rows, of all heads or of each. */
+function oracle(
+  { q, queryPositions, querySegments, mask, scale, ...rest }: Omit<AttendCall, "kv">,
+  dense: readonly DenseKv[],
+): Tensor<"f32"> {
   const [T, H] = q.shape;
   const Dv = dense[0].v.shape[3];
   const out = zeros("f32", [T, H, Dv]);
   for (let h = 0; h < H; h++) {
     const kvHead = Math.floor((h * Hk) / H);
-    const { k, v, keyPositions, keySegments } = dense[views.length === 1 ? 0 : kvHead];
+    const { k, v, keyPositions, keySegments } = dense[dense.length === 1 ? 0 : kvHead];
     const one = referenceAttention({
       q: head(q, h),
-      k: head(rows(k, 0, 1), views.length === 1 ? kvHead : 0),
-      v: head(rows(v, 0, 1), views.length === 1 ? kvHead : 0),
+      k: head(rows(k, 0, 1), dense.length === 1 ? kvHead : 0),
+      v: head(rows(v, 0, 1), dense.length === 1 ? kvHead : 0),
       mask,
       queryPositions,
       keyPositions,
@@ -147,13 +196,13 @@ describe.each(["reference", "wasm"])("attend on the backend %s", (name) => {
   });
   afterAll(() => backend.dispose());
 
-  it("equals the reference over the cached rows, for any layout, element type and ragged heads", async () => {
+  it("equals the reference over the cached rows, for any layout, elements, ragged heads, and channels gone", async () => {
     await fc.assert(
       fc.asyncProperty(options, async (one) => {
-        const { call, out } = await step(backend, one);
-        expectClose(out.data, oracle(call).data, F32_COMPUTED);
+        const { call, out, rows } = await step(backend, one);
+        expectClose(out.data, oracle(call, rows).data, F32_COMPUTED);
       }),
-      { numRuns: 60 },
+      { numRuns: 90 },
     );
   });
 
@@ -177,8 +226,44 @@ describe.each(["reference", "wasm"])("attend on the backend %s", (name) => {
       return { call, out };
     });
     await backend.flush();
-    for (const { call, out } of calls) expectClose(out.data, oracle(call).data, F32_COMPUTED);
+    for (const { call, out } of calls) expectClose(out.data, oracle(call, [gatherKv(call.kv)]).data, F32_COMPUTED);
     expectClose(calls[1].out.data, calls[2].out.data, 0);
+  });
+
+  it("a part without rows, of a layer or of one head, counts for nothing", async () => {
+    const cache = createKvCache([{ kvHeads: Hk, keyDim: D, valueDim: 4, rotary: null }], { memory: backend });
+    append(cache, values([9, Hk, D], 1), values([9, Hk, 4], 2), new Int32Array(9));
+    await backend.flush();
+    const goes = droppedChannels(4);
+    const [before] = list(cache.attended(0) as KvViews).map((view) => cleared(view, goes, 0));
+    dropKeyChannels(cache, 0, goes);
+    const q = inMemory(backend, values([2, 2 * Hk, D], 3));
+    const [queryPositions, sinks] = [Int32Array.of(8, 9), Float32Array.from({ length: 2 * Hk }, (_, h) => Math.sin(h))];
+    const step = { q, mask: causal(), scale: 1, queryPositions, querySegments: new Int32Array(2), sinks };
+    const attend = async (): Promise<Tensor<"f32">> => {
+      const out = backend.allocate([2, 2 * Hk, 4]);
+      backend.attend(out, { ...step, kv: cache.attended(0) });
+      await backend.flush();
+      return out;
+    };
+    expectClose((await attend()).data, oracle(step, [before]).data, F32_COMPUTED);
+
+    append(cache, values([1, Hk, D], 4), values([1, Hk, 4], 5), new Int32Array(1));
+    await backend.flush();
+    cache.compact(0, [Int32Array.of(9), Int32Array.of(2, 3), Int32Array.of(0, 9)]);
+    const rowsOfHeads = cache.wideViews(0).map((view) => gatherKv(view));
+    expect(rowsOfHeads.map(({ lengths }) => lengths[0])).toEqual([1, 2, 2]);
+    expectClose((await attend()).data, oracle(step, rowsOfHeads).data, F32_COMPUTED);
+  });
+
+  it("refuses channels that do not fit the heads", () => {
+    const view = createKvCache([{ kvHeads: 2, keyDim: 3, valueDim: 4 }]).view(0);
+    const q = backend.allocate([1, 4, 5]);
+    const call = { q, queryPositions: Int32Array.of(0), querySegments: Int32Array.of(0), mask: causal(), scale: 1 };
+    const channels = [Int32Array.of(0, 1, 5), Int32Array.of(0, 1, 2)];
+    expect(() => backend.attend(q, { ...call, kv: { narrow: view, channels, full: view } })).toThrow(
+      "attend: as many channels of the head for each key-value head; got heads=4, headDim=5",
+    );
   });
 
   it("refuses views that are not one per key-value head", () => {

@@ -2,11 +2,18 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { CacheModel, type ModelRotation, type ModelRow, rotatedKey } from "../../test/support/cache-model.ts";
 import { QueuedMemory } from "../../test/support/queued-memory.ts";
-import { gatherKv, type KeyValues, type SlotOrder } from "../attention/index.ts";
+import { gatherKv, type KeyValues, type KvViews, type SlotOrder } from "../attention/index.ts";
 import { BudgetError, CapabilityError } from "../errors.ts";
 import type { RotaryLayer } from "../rope/index.ts";
 import { f32 } from "../tensor.ts";
-import { createKvCache, type KvLayerSpec, type PositionedCache, restoreSnapshot, saveSnapshot } from "./index.ts";
+import {
+  createKvCache,
+  dropKeyChannels,
+  type KvLayerSpec,
+  type PositionedCache,
+  restoreSnapshot,
+  saveSnapshot,
+} from "./index.ts";
 
 const [HEADS, KEY_DIM, VALUE_DIM] = [3, 6, 5];
 const LAYERS = 2;
@@ -60,7 +67,8 @@ type Operation =
   | { readonly kind: "crop"; readonly at: number }
   | { readonly kind: "erase"; readonly at: number; readonly count: number; readonly closeGap: boolean }
   | { readonly kind: "compact"; readonly layer: number; readonly bits: readonly boolean[]; readonly perHead: boolean }
-  | { readonly kind: "move"; readonly layer: number; readonly first: number };
+  | { readonly kind: "move"; readonly layer: number; readonly first: number }
+  | { readonly kind: "drop"; readonly layer: number; readonly bits: readonly boolean[] };
 type Step = { readonly cache: number; readonly operation: Operation };
 
 const fraction = fc.integer({ min: 0, max: 100 });
@@ -102,6 +110,14 @@ const operationArbitrary: fc.Arbitrary<Operation> = fc.oneof(
       kind: fc.constant("move" as const),
       layer: layerIndex,
       first: fc.integer({ min: 0, max: 50 }),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant("drop" as const),
+      layer: layerIndex,
+      bits: fc.array(fc.boolean(), { minLength: KEY_DIM + 1, maxLength: KEY_DIM + 1 }),
     }),
   },
 );
@@ -218,6 +234,23 @@ class Bench {
         lists.forEach((list, head) => {
           model.moveTo(layer, head, list);
         });
+        break;
+      }
+      case "drop": {
+        const { layer, bits } = operation;
+        const { layout, capacity, pristineKeys } = this.kind;
+        // The key that is kept beside a moved one has its channels where it was rotated to first.
+        if (pristineKeys && model.heads[layer].flat().some((row) => row.moves > 0)) break;
+        // With the last bit heads drop different numbers of channels.
+        const dropped = Array.from({ length: HEADS }, (_, head) =>
+          Array.from({ length: KEY_DIM }, (_, d) => bits[(d + head) % (bits[KEY_DIM] ? KEY_DIM + 1 : KEY_DIM)]),
+        );
+        dropKeyChannels(
+          real,
+          layer,
+          dropped.map((list) => Uint8Array.from(list, Number)),
+        );
+        model.drop(layer, dropped, ROTATIONS[layer], layout?.type !== "ring" && capacity === undefined);
       }
     }
     this.memory.flush();
@@ -235,6 +268,7 @@ class Bench {
             position: start + t,
             segment: salt % 3,
             moves: 0,
+            cleared: 0,
           };
         }),
       );
@@ -266,12 +300,14 @@ class Bench {
       for (let layer = 0; layer < LAYERS; layer++) {
         for (let head = 0; head < HEADS; head++) {
           const rows = model.heads[layer][head];
-          bytes += rows.length * this.headRowBytes();
+          bytes += rows.reduce((sum, { width }) => sum + this.headRowBytes(width), 0);
           expect([...real.positions(layer, head)]).toEqual(rows.map((row) => row.position));
           expect([...real.segments(layer, head)]).toEqual(rows.map((row) => row.segment));
           this.checkHead(real, layer, head, rows);
-          checkOrder(real.isRagged(layer) ? real.headViews(layer)[head] : real.view(layer), known);
         }
+        const kv = real.attended(layer);
+        const list = (views: KvViews): KeyValues[] => [views].flat() as KeyValues[];
+        for (const view of "narrow" in kv ? [...list(kv.narrow), ...list(kv.full)] : list(kv)) checkOrder(view, known);
       }
       expect(real.bytes).toBe(bytes);
       expect(real.nextPosition).toBe(model.next);
@@ -281,7 +317,9 @@ class Bench {
 
   checkHead(real: PositionedCache, layer: number, head: number, rows: readonly ModelRow[]): void {
     const ragged = real.isRagged(layer);
-    const { k, v, keyPositions } = gatherKv(ragged ? real.headViews(layer)[head] : real.view(layer));
+    const whole = (): KeyValues => (ragged ? real.headViews(layer)[head] : real.view(layer));
+    const view = real.isNarrowed(layer) ? real.wideViews(layer)[ragged ? head : 0] : whole();
+    const { k, v, keyPositions } = gatherKv(view);
     expect([...keyPositions]).toEqual(rows.map((row) => row.position));
     const heads = ragged ? 1 : HEADS;
     const of = (data: ArrayLike<number>, slot: number, width: number): number[] =>
@@ -289,7 +327,7 @@ class Bench {
     rows.forEach((row, slot) => {
       const key = rotatedKey(row.key, row.position, ROTATIONS[layer]);
       const turned = this.kind.pristineKeys ? Math.min(row.moves, 1) : row.moves;
-      this.checkNumbers(of(k.data, slot, KEY_DIM), key, turned);
+      this.checkNumbers(of(k.data, slot, KEY_DIM), key, turned + row.cleared);
       this.checkNumbers(of(v.data, slot, VALUE_DIM), row.value, 0);
     });
   }
@@ -302,10 +340,10 @@ class Bench {
     expect(largest).toBeLessThanOrEqual(step * (1 + moves));
   }
 
-  headRowBytes(): number {
+  headRowBytes(width: number = KEY_DIM): number {
     const { elements = "f32", pristineKeys = false } = this.kind;
     const bytes = { f32: (d: number) => 4 * d, int8: (d: number) => d + 4, int4: (d: number) => Math.ceil(d / 2) + 4 };
-    return bytes[elements](KEY_DIM) * (pristineKeys ? 2 : 1) + bytes[elements](VALUE_DIM);
+    return bytes[elements](width) * (pristineKeys ? 2 : 1) + bytes[elements](VALUE_DIM);
   }
 }
 

@@ -6,6 +6,7 @@ export { type ContextShift, shiftContext } from "./context-shift.ts";
 export { createContiguousCache, createKvCache, type KvCacheOptions } from "./create-cache.ts";
 export { HOST_MEMORY } from "./host-memory.ts";
 export type { CacheElements, CacheLayout, KvLayerShape, KvLayerSpec } from "./layer-spec.ts";
+export { dropKeyChannels } from "./narrow.ts";
 export { PositionedCache, type SlotPositions } from "./positioned-cache.ts";
 export { clearKeyChannels, replaceValues } from "./rewrite.ts";
 export { restoreSnapshot, type SnapshotChunks, type SnapshotFingerprint, saveSnapshot } from "./snapshot.ts";

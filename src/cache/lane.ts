@@ -1,13 +1,13 @@
 /**
  * A lane: rows that share positions. A layer has one lane for all its heads, or one for each after heads have kept
- * different rows.
+ * different rows; and as many before those for older rows whose keys hold some of their channels, if there are any.
  */
 
 import type { KeyValues } from "../attention/index.ts";
 import { rows as rowRange, type Tensor } from "../tensor.ts";
 import type { KvMemory, KvRows } from "./cache.ts";
 import { ContiguousStore } from "./contiguous.ts";
-import type { ResolvedLayer } from "./layer-spec.ts";
+import { headRowBytes, type ResolvedLayer } from "./layer-spec.ts";
 import { PagedStore, PagePool } from "./paged.ts";
 import { RingStore } from "./ring.ts";
 import { RowBlock } from "./row-block.ts";
@@ -31,16 +31,27 @@ export class Lane {
    * those are rotated at.
    */
   readonly columns: SlotColumns;
-  readonly #layer: ResolvedLayer;
+  /** What the rows are; of keys that hold some of their channels the width is how many. */
+  readonly layer: ResolvedLayer;
+  /** i32 [heads][width], the channels that the keys hold, ascending; absent: all. */
+  readonly channels: readonly Int32Array[] | undefined;
   readonly #axes: number;
   /** Whether a ring has let old rows go since it was last empty. */
   hasDropped = false;
 
-  constructor(layer: ResolvedLayer, axes: number, heads: number, store: SlotStore, columns: SlotColumns) {
+  constructor(
+    layer: ResolvedLayer,
+    axes: number,
+    heads: number,
+    store: SlotStore,
+    columns: SlotColumns,
+    channels?: readonly Int32Array[],
+  ) {
     this.heads = heads;
     this.store = store;
     this.columns = columns;
-    this.#layer = layer;
+    this.layer = layer;
+    this.channels = channels;
     this.#axes = axes;
   }
 
@@ -67,6 +78,22 @@ export class Lane {
       positions: this.columns.column(first),
       axes: Array.from({ length: this.#axes }, (_, a) => this.columns.column(first + 1 + a)),
     };
+  }
+
+  /** Bytes of the rows held, without spare capacity. */
+  get bytes(): number {
+    return this.length * this.heads * headRowBytes(this.layer);
+  }
+
+  /** Bytes of lists on the heap: what belongs to slots, and which channels there are. */
+  get listBytes(): number {
+    const { channels = [] } = this;
+    return channels.reduce((sum, list) => sum + list.byteLength, this.columns.allocatedBytes);
+  }
+
+  /** All slots. */
+  get slots(): Int32Array {
+    return Int32Array.from({ length: this.length }, (_, slot) => slot);
   }
 
   /** Places of the slots, one list per column. */
@@ -99,16 +126,19 @@ export class Lane {
   }
 
   /**
-   * Copies slots of another lane to the end of this one, at once.
+   * Copies slots of another lane to the end of this one, at once. Key channels that the other has not are 0, those that
+   * this one has not are left out.
    *
    * @param head - the first head of this lane among the other's
    */
   appendCopies(other: Lane, head: number, slots: Int32Array): void {
     this.addSlots(other.columns.lists.map((list) => slots.map((slot) => list[slot])));
     const first = this.store.length - slots.length;
+    const channels = this.#channelsOf(other, head);
     slots.forEach((slot, at) => {
       const from = other.store.rowOf(slot) * other.heads + head;
-      this.store.block.copyUnits(other.store.block, from, this.store.rowOf(first + at) * this.heads, this.heads);
+      const to = this.store.rowOf(first + at) * this.heads;
+      this.store.block.copyUnits(other.store.block, from, to, this.heads, channels);
     });
   }
 
@@ -126,8 +156,14 @@ export class Lane {
     if (slots.length === this.length) return;
     this.store.keep(slots);
     this.columns.keep(slots);
-    if (this.#layer.capacity === undefined) this.columns.trim();
+    if (this.layer.capacity === undefined) this.columns.trim();
     else this.#trimToPages();
+  }
+
+  /** Gives spare memory back. */
+  trim(): void {
+    this.store.keep(this.slots);
+    this.columns.trim();
   }
 
   /** Keeps the first slots and all memory, but for pages that other heads may take. */
@@ -147,7 +183,8 @@ export class Lane {
   }
 
   fork(): Lane {
-    const fork = new Lane(this.#layer, this.#axes, this.heads, this.store.fork(), this.columns.clone());
+    const { layer, heads, store, columns, channels } = this;
+    const fork = new Lane(layer, this.#axes, heads, store.fork(), columns.clone(), channels);
     fork.hasDropped = this.hasDropped;
     return fork;
   }
@@ -158,8 +195,18 @@ export class Lane {
 
   /** Heads that share a fixed number of pages have no more positions than pages, whichever of them is long. */
   #trimToPages(): void {
-    const { layout, capacity, kvHeads } = this.#layer;
+    const { layout, capacity, kvHeads } = this.layer;
     if (layout.type === "paged" && capacity !== undefined && this.heads < kvHeads) this.columns.trim(layout.pageSize);
+  }
+
+  /** Where another lane's keys have the channels of these, [heads]; undefined where both have the same. */
+  #channelsOf(other: Lane, firstHead: number): Int32Array[] | undefined {
+    if (this.channels === undefined && other.channels === undefined) return undefined;
+    return Array.from({ length: this.heads }, (_, head) => {
+      const held = other.channels?.[firstHead + head];
+      const wanted = this.channels?.[head] ?? Int32Array.from({ length: this.layer.keyDim }, (_, d) => d);
+      return held === undefined ? wanted : wanted.map((channel) => held.indexOf(channel));
+    });
   }
 
   #dropped(count: number): void {
@@ -170,7 +217,7 @@ export class Lane {
 
   #withOrigins({ positions, segments, axes }: SlotPlaces): Int32Array[] {
     const columns = [positions, segments, ...axes];
-    return this.#layer.pristineKeys ? [...columns, positions, ...axes] : columns;
+    return this.layer.pristineKeys ? [...columns, positions, ...axes] : columns;
   }
 }
 
@@ -203,6 +250,32 @@ export function createLanes({ memory, axes, versions }: LaneOwner, layer: Resolv
       return stores(() => new PagedStore(pool));
     }
   }
+}
+
+/**
+ * Empty lanes of a layer for rows whose keys hold some of their channels. Nothing is ever appended to such rows, so they
+ * lie in one run whatever the layer's layout, and forks share them until rows go.
+ *
+ * @param channels - i32 [Hk][D′], ascending
+ */
+export function createNarrowLanes(
+  { memory, axes, versions }: LaneOwner,
+  layer: ResolvedLayer,
+  channels: readonly Int32Array[],
+  perHead: boolean,
+): Lane[] {
+  const narrow: ResolvedLayer = {
+    ...layer,
+    keyDim: channels[0].length,
+    layout: { type: "contiguous" },
+    capacity: undefined,
+  };
+  const groups = perHead ? channels.map((list) => [list]) : [channels];
+  return groups.map((lists) => {
+    const make = (rows: number): RowBlock => new RowBlock(memory, narrow, lists.length, rows);
+    const columns = new SlotColumns(columnCount(narrow, axes), slotGrowth(narrow, perHead), versions);
+    return new Lane(narrow, axes, lists.length, new ContiguousStore(make, undefined), columns, lists);
+  });
 }
 
 /** Integers per slot. */

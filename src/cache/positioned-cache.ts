@@ -10,10 +10,11 @@ import type { KeyValues } from "../attention/index.ts";
 import { ConfigError, ShapeError } from "../errors.ts";
 import { dependsOnLength, type RotaryLayer, scheduleId } from "../rope/index.ts";
 import { checkKept, checkSlotPositions, checkWindow, unknownLength } from "./check.ts";
-import { createLanes, type Lane } from "./lane.ts";
+import { createLanes, createNarrowLanes, type Lane } from "./lane.ts";
 import type { ResolvedLayer } from "./layer-spec.ts";
 import { changeLaneFrequencies, moveLane, type Places } from "./move.ts";
-import { type LayerState, PositionedRows, positionAfter } from "./positioned-rows.ts";
+import { canNarrow, leaveEmpty, widenLayer } from "./narrow.ts";
+import { type LayerState, lanesOf, PositionedRows, positionAfter } from "./positioned-rows.ts";
 
 /**
  * New positions of the slots of a lane: one list, or one and a list per axis. A single list on a cache with axes moves
@@ -25,7 +26,12 @@ export type SlotPositions = Int32Array | { readonly positions: Int32Array; reado
 export class PositionedCache<View extends KeyValues = KeyValues> extends PositionedRows<View> {
   /** A cache of the same rows. The two share storage until one of them writes. */
   fork(): PositionedCache<View> {
-    const states = this.states.map(({ spec, lanes }) => ({ spec, lanes: lanes.map((lane) => lane.fork()) }));
+    const forked = (lanes: readonly Lane[]): Lane[] => lanes.map((lane) => lane.fork());
+    const states = this.states.map(({ spec, lanes, narrow }) => ({
+      spec,
+      lanes: forked(lanes),
+      narrow: forked(narrow),
+    }));
     const fork = new PositionedCache<View>([], this.memory, this.axes, states);
     fork.scheduleLength = this.scheduleLength;
     fork.next = this.next;
@@ -67,12 +73,13 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
     this.#keepWhere((position, of) => position < start || position >= end || !concerned(of), false);
     if (!closeGap) return;
     for (const [layer, { lanes }] of this.states.entries()) {
-      for (const lane of lanes) {
-        const { segments } = lane;
-        const shift = (position: number, slot: number): number =>
-          position >= end && concerned(segments[slot]) ? position - (end - start) : position;
-        this.#moveLane(layer, lane, lane.positions.map(shift));
-      }
+      const moved = lanes.map((_, head) => {
+        const segments = this.segments(layer, head);
+        return this.positions(layer, head).map((position, slot) =>
+          position >= end && concerned(segments[slot]) ? position - (end - start) : position,
+        );
+      });
+      this.#moveRows(layer, moved);
     }
     if (segment !== undefined) this.next = this.#positionAfterRows();
     else if (this.next >= end) this.next -= end - start;
@@ -99,12 +106,20 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
       checkKept("cache.compact", list, this.length(layer, head), { layer, head });
     });
     if (state.lanes.length === 1 && lists.some((list) => !sameList(list, lists[0]))) this.#split(state, lists);
-    else for (const [head, lane] of state.lanes.entries()) lane.keep(lists[head]);
+    else {
+      for (const [head, lane] of state.lanes.entries()) {
+        const [older, newer] = apart(lists[head], state.narrow[head]?.length ?? 0);
+        state.narrow[head]?.keep(older);
+        lane.keep(newer);
+      }
+    }
+    leaveEmpty(state);
   }
 
   /**
    * Moves the rows of one layer to new positions: keys turn by the difference, values stay. The attention factor is
-   * not applied again. The next position follows the largest one of the cache.
+   * not applied again. The next position follows the largest one of the cache. Keys that hold some of their channels
+   * and turn get their full width back first.
    *
    * @param positions - [length] for all heads; a ragged layer takes `perHead`, one entry for each
    * @throws ShapeError when lengths differ; ConfigError when the layer's rotation is not known
@@ -122,11 +137,9 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
       });
     }
     perLane.forEach((to, head) => {
-      checkSlotPositions("cache.moveTo", to, lanes[head].length, this.axes);
+      checkSlotPositions("cache.moveTo", to, this.length(layer, head), this.axes);
     });
-    perLane.forEach((to, head) => {
-      this.#moveLane(layer, lanes[head], to);
-    });
+    this.#moveRows(layer, perLane);
     this.next = this.#positionAfterRows();
   }
 
@@ -146,16 +159,18 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
     if (changing.length > 0 && this.length() > 0 && this.scheduleLength === 0) {
       throw unknownLength("cache.changeFrequencies");
     }
-    for (const { spec, lanes } of changing) {
-      const rotary = spec.rotary as RotaryLayer;
+    for (const state of changing) {
+      const rotary = state.spec.rotary as RotaryLayer;
       if (scheduleId(rotary.schedule, this.scheduleLength) === scheduleId(rotary.schedule, toLength)) continue;
-      for (const lane of lanes) changeLaneFrequencies(lane, rotary, this.scheduleLength, toLength);
+      widenLayer(this, state);
+      for (const lane of state.lanes) changeLaneFrequencies(lane, rotary, this.scheduleLength, toLength);
     }
     this.scheduleLength = toLength;
   }
 
   /**
-   * Appends the rows of another cache, with their positions and segments, bit for bit.
+   * Appends the rows of another cache, with their positions and segments, bit for bit. Keys that hold some of their
+   * channels stay so where this layer is empty, and are of full width otherwise.
    *
    * @throws ConfigError when the two hold different kinds of rows, or rows rotated by different schedules
    * @throws BudgetError when a layer cannot hold them
@@ -171,7 +186,7 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
         "Make both caches with the same layers, for the same schedule length.",
       );
     }
-    for (const [layer, { lanes: added }] of other.states.entries()) {
+    for (const [layer, { lanes: added, narrow }] of other.states.entries()) {
       const state = this.states[layer];
       const all = Int32Array.from({ length: this.length(layer) }, (_, slot) => slot);
       if (added.length > state.lanes.length)
@@ -179,10 +194,21 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
           state,
           Array.from(added, () => all),
         );
+      const staysNarrow = narrow.length > 0 && all.length === 0 && canNarrow(state.spec);
+      if (staysNarrow) {
+        state.narrow = createNarrowLanes(
+          this,
+          state.spec,
+          narrow.flatMap(({ channels = [] }) => channels),
+          state.lanes.length > 1,
+        );
+      }
       for (const [head, lane] of state.lanes.entries()) {
-        const source = added[Math.min(head, added.length - 1)];
-        const slots = Int32Array.from({ length: source.length }, (_, slot) => slot);
-        lane.appendCopies(source, added.length > 1 ? 0 : head, slots);
+        const from = Math.min(head, added.length - 1);
+        const first = added.length > 1 ? 0 : head;
+        const older = staysNarrow ? state.narrow[head] : lane;
+        if (narrow.length > 0) older.appendCopies(narrow[from], first, narrow[from].slots);
+        lane.appendCopies(added[from], first, added[from].slots);
       }
     }
     this.scheduleLength = length;
@@ -192,6 +218,8 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
   /** Forgets everything; the memory of plain layers stays for what comes next. */
   clear(): void {
     for (const state of this.states) {
+      for (const lane of state.narrow) lane.store.dispose();
+      state.narrow = [];
       if (state.lanes.length > 1) {
         for (const lane of state.lanes) lane.store.dispose();
         state.lanes = createLanes(this, state.spec, false);
@@ -204,7 +232,8 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
   /** Gives all memory back; the cache is empty then. Forks keep theirs. */
   dispose(): void {
     for (const state of this.states) {
-      for (const lane of state.lanes) lane.store.dispose();
+      for (const lane of lanesOf(state)) lane.store.dispose();
+      state.narrow = [];
       state.lanes = createLanes(this, state.spec, false);
     }
     this.next = 0;
@@ -226,11 +255,22 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
     );
   }
 
-  /** For restoring a snapshot: empty lanes, one per head where told, and the position that follows. */
-  prepare(perHead: readonly boolean[], nextPosition: number, scheduleLength: number): void {
+  /**
+   * For restoring a snapshot: empty lanes, one per head where told, and the position that follows.
+   *
+   * @param channels - [layers] i32 [Hk][D′], what the keys of older rows hold; undefined where there are none
+   */
+  prepare(
+    perHead: readonly boolean[],
+    nextPosition: number,
+    scheduleLength: number,
+    channels: readonly (readonly Int32Array[] | undefined)[] = [],
+  ): void {
     this.dispose();
     for (const [layer, state] of this.states.entries()) {
       if (perHead[layer]) state.lanes = createLanes(this, state.spec, true);
+      const held = channels[layer];
+      if (held) state.narrow = createNarrowLanes(this, state.spec, held, perHead[layer]);
     }
     this.next = nextPosition;
     this.scheduleLength = scheduleLength;
@@ -238,24 +278,44 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
 
   #split(state: LayerState, kept: readonly Int32Array[]): void {
     const [whole] = state.lanes;
+    const [older] = state.narrow;
     const lanes = createLanes(this, state.spec, true);
+    const narrow = older?.channels ? createNarrowLanes(this, state.spec, older.channels, true) : [];
     try {
       for (const [head, lane] of lanes.entries()) {
-        lane.appendCopies(whole, head, kept[head]);
+        const [first, rest] = apart(kept[head], older?.length ?? 0);
+        if (older) narrow[head].appendCopies(older, head, first);
+        lane.appendCopies(whole, head, rest);
         lane.hasDropped = whole.hasDropped;
       }
     } catch (error) {
-      for (const lane of lanes) lane.store.dispose();
+      for (const lane of [...narrow, ...lanes]) lane.store.dispose();
       throw error;
     }
-    whole.store.dispose();
+    for (const lane of lanesOf(state)) lane.store.dispose();
     state.lanes = lanes;
+    state.narrow = narrow;
   }
 
-  #moveLane(layer: number, lane: Lane, to: SlotPositions): void {
-    const rotary = this.#rotaryOf("moveTo", this.states[layer].spec, layer);
-    const places: Places = to instanceof Int32Array ? shifted(lane, to) : to;
-    moveLane(lane, rotary, places, this.scheduleLength);
+  /** @param to - one entry for each lane, of all its rows */
+  #moveRows(layer: number, to: readonly SlotPositions[]): void {
+    const state = this.states[layer];
+    const rotary = this.#rotaryOf("moveTo", state.spec, layer);
+    const places = to.map((target, head): Places => {
+      if (!(target instanceof Int32Array)) return target;
+      return shifted(this.positions(layer, head), this.axisPositions(layer, head), target);
+    });
+    if (rotary && state.narrow.some((lane, head) => !isAt(lane, places[head]))) widenLayer(this, state);
+    for (const [head, { positions, axes }] of places.entries()) {
+      const older = state.narrow[head];
+      const count = older?.length ?? 0;
+      older?.moveTo({
+        positions: positions.subarray(0, count),
+        axes: axes.map((axis) => axis.subarray(0, count)),
+      });
+      const newer = { positions: positions.subarray(count), axes: axes.map((axis) => axis.subarray(count)) };
+      moveLane(state.lanes[head], rotary, newer, this.scheduleLength);
+    }
   }
 
   /** The rotation of a layer whose rows shall move. */
@@ -276,18 +336,20 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
 
   /** @param keepMemory - do not give memory back where only the end goes */
   #keepWhere(keeps: (position: number, segment: number) => boolean, keepMemory: boolean): void {
-    for (const lane of this.states.flatMap((state) => state.lanes)) {
+    for (const lane of this.states.flatMap(lanesOf)) {
       const { positions, segments } = lane;
       const slots = Int32Array.from(positions.keys()).filter((slot) => keeps(positions[slot], segments[slot]));
       const onlyTheEndGoes = slots.length === 0 || slots[slots.length - 1] === slots.length - 1;
-      if (keepMemory && onlyTheEndGoes) lane.crop(slots.length);
+      // Nothing is ever appended to keys that hold some of their channels.
+      if (keepMemory && onlyTheEndGoes && lane.channels === undefined) lane.crop(slots.length);
       else lane.keep(slots);
     }
+    for (const state of this.states) leaveEmpty(state);
   }
 
   #positionAfterRows(): number {
     let next = 0;
-    for (const lane of this.states.flatMap((state) => state.lanes)) {
+    for (const lane of this.states.flatMap(lanesOf)) {
       for (const list of [lane.positions, ...lane.axes]) next = Math.max(next, positionAfter(list));
     }
     return next;
@@ -295,10 +357,23 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
 }
 
 /** Where slots are when their positions change and their axes go along. */
-function shifted(lane: Lane, positions: Int32Array): Places {
-  const before = lane.positions;
+function shifted(before: Int32Array, axes: readonly Int32Array[], positions: Int32Array): Places {
   const along = (axis: Int32Array): Int32Array => axis.map((at, slot) => at + positions[slot] - before[slot]);
-  return { positions, axes: lane.axes.map(along) };
+  return { positions, axes: axes.map(along) };
+}
+
+/** Whether the first of these places are where the slots of a lane are. */
+function isAt(lane: Lane, { positions, axes }: Places): boolean {
+  const same = (now: Int32Array, then: Int32Array): boolean => now.every((at, slot) => at === then[slot]);
+  return same(lane.positions, positions) && lane.axes.every((axis, a) => same(axis, axes[a]));
+}
+
+/** Ascending slots below `count`, and the others less `count`. */
+function apart(slots: Int32Array, count: number): [Int32Array, Int32Array] {
+  if (count === 0) return [new Int32Array(0), slots];
+  const end = slots.findIndex((slot) => slot >= count);
+  const first = end < 0 ? slots.length : end;
+  return [slots.subarray(0, first), slots.subarray(first).map((slot) => slot - count)];
 }
 
 function sameList(a: Int32Array, b: Int32Array): boolean {

@@ -3,18 +3,30 @@
  * `positioned-cache.ts`.
  */
 
-import type { KeyValues } from "../attention/index.ts";
+import type { KeyValues, KvView, KvViews, NarrowedKv } from "../attention/index.ts";
 import { CapabilityError, ShapeError } from "../errors.ts";
 import type { KvCache, KvMemory, KvRows } from "./cache.ts";
 import { checkRows } from "./check.ts";
 import { createLanes, type Lane } from "./lane.ts";
-import { headRowBytes, type ResolvedLayer } from "./layer-spec.ts";
+import type { ResolvedLayer } from "./layer-spec.ts";
+import { wideView } from "./narrow.ts";
 import { PagedStore, pagedView } from "./paged.ts";
 import { rowKind } from "./row-kind.ts";
 import { SlotVersions } from "./slot-versions.ts";
 
-/** A layer and its lanes: one for all heads, or one per head. */
-export type LayerState = { readonly spec: ResolvedLayer; lanes: readonly Lane[] };
+/** A layer and its lanes. */
+export type LayerState = {
+  readonly spec: ResolvedLayer;
+  /** One for all heads, or one per head. */
+  lanes: readonly Lane[];
+  /** As many for older rows, whose keys hold some of their channels; empty where there are none. */
+  narrow: readonly Lane[];
+};
+
+/** All lanes of a layer, older rows first. */
+export function lanesOf({ narrow, lanes }: LayerState): readonly Lane[] {
+  return narrow.length > 0 ? [...narrow, ...lanes] : lanes;
+}
 
 /** What a cache holds, and how rows come in. */
 export abstract class PositionedRows<View extends KeyValues = KeyValues> implements KvCache<View> {
@@ -37,7 +49,7 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
   constructor(specs: readonly ResolvedLayer[], memory: KvMemory, axes: number, states?: readonly LayerState[]) {
     this.memory = memory;
     this.axes = axes;
-    this.states = states ?? specs.map((spec) => ({ spec, lanes: createLanes(this, spec, false) }));
+    this.states = states ?? specs.map((spec) => ({ spec, lanes: createLanes(this, spec, false), narrow: [] }));
   }
 
   get layers(): number {
@@ -50,32 +62,33 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
 
   /** Bytes of the rows held: keys, values and scales, without spare capacity. */
   get bytes(): number {
-    let bytes = 0;
-    for (const { spec, lanes } of this.states) {
-      for (const lane of lanes) bytes += lane.length * lane.heads * headRowBytes(spec);
-    }
-    return bytes;
+    return this.states.flatMap(lanesOf).reduce((sum, lane) => sum + lane.bytes, 0);
   }
 
   /** Bytes taken: rows with spare capacity, positions and segments. Rows shared with forks count in each of them. */
   get allocatedBytes(): number {
-    const lanes = this.states.flatMap((state) => state.lanes);
+    const lanes = this.states.flatMap(lanesOf);
     const blocks = new Set(lanes.map((lane) => lane.store.block));
     let bytes = 0;
     for (const block of blocks) bytes += block.allocatedBytes;
-    for (const lane of lanes) bytes += lane.columns.allocatedBytes;
+    for (const lane of lanes) bytes += lane.listBytes;
     return bytes;
   }
 
   /** The part of `allocatedBytes` that is shared with forks now. */
   get sharedBytes(): number {
-    return this.states.flatMap((state) => state.lanes).reduce((sum, { store }) => sum + store.sharedBytes, 0);
+    return this.states.flatMap(lanesOf).reduce((sum, { store }) => sum + store.sharedBytes, 0);
   }
 
   length(layer?: number, head?: number): number {
     const states = layer === undefined ? this.states : [this.state("length", layer)];
-    if (layer !== undefined && head !== undefined) return this.lane("length", layer, head).length;
-    return Math.max(0, ...states.flatMap(({ lanes }) => lanes.map((lane) => lane.length)));
+    if (layer !== undefined && head !== undefined) {
+      return this.parts("length", layer, head).reduce((sum, lane) => sum + lane.length, 0);
+    }
+    return Math.max(
+      0,
+      ...states.flatMap(({ lanes, narrow }) => lanes.map((lane, n) => (narrow[n]?.length ?? 0) + lane.length)),
+    );
   }
 
   /** Whether the heads of a layer hold rows of different positions, each its own. */
@@ -83,19 +96,28 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
     return this.state("isRagged", layer).lanes.length > 1;
   }
 
-  /** i32 positions of the rows of a layer, in slot order; a ragged layer needs the head. Shares memory. */
+  /** Whether older rows of a layer have keys that hold some of their channels. */
+  isNarrowed(layer: number): boolean {
+    return this.state("isNarrowed", layer).narrow.length > 0;
+  }
+
+  /**
+   * i32 positions of the rows of a layer, in slot order; a ragged layer needs the head. Shares memory where the layer is
+   * not narrowed.
+   */
   positions(layer: number, head?: number): Int32Array {
-    return this.lane("positions", layer, head).positions;
+    return joined(this.parts("positions", layer, head).map((lane) => lane.positions));
   }
 
-  /** i32 segments of the rows of a layer, in slot order; a ragged layer needs the head. Shares memory. */
+  /** i32 segments of the rows of a layer, as {@link positions}. */
   segments(layer: number, head?: number): Int32Array {
-    return this.lane("segments", layer, head).segments;
+    return joined(this.parts("segments", layer, head).map((lane) => lane.segments));
   }
 
-  /** i32 positions on each axis, where the cache has axes. Shares memory. */
+  /** i32 positions on each axis, where the cache has axes, as {@link positions}. */
   axisPositions(layer: number, head?: number): readonly Int32Array[] {
-    return this.lane("axisPositions", layer, head).axes;
+    const parts = this.parts("axisPositions", layer, head);
+    return Array.from({ length: this.axes }, (_, a) => joined(parts.map((lane) => lane.axes[a])));
   }
 
   /**
@@ -126,10 +148,11 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
   /**
    * The rows of one layer; shares memory, valid until the next operation on the cache.
    *
-   * @throws CapabilityError when the layer is ragged
+   * @throws CapabilityError when the layer is ragged, or narrowed
    */
   view(layer: number): View {
     const { lanes } = this.state("view", layer);
+    this.#refuseNarrow("view", layer);
     if (lanes.length === 1) return lanes[0].view() as View;
     throw new CapabilityError(
       "cache.view",
@@ -142,18 +165,20 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
   /**
    * The rows of a ragged layer, one view per key-value head with Hk = 1.
    *
-   * @throws CapabilityError when the layer is not ragged
+   * @throws CapabilityError when the layer is not ragged, or narrowed
    */
   headViews(layer: number): View[] {
+    this.#refuseNarrow("headViews", layer);
     return this.raggedLanes("headViews", layer).map((lane) => lane.view() as View);
   }
 
   /**
    * The rows of a ragged layer as one paged view with B = Hk and Hk = 1: query heads come as [Hk, T, G, D].
    *
-   * @throws CapabilityError when the layer is not ragged, or not paged
+   * @throws CapabilityError when the layer is not ragged, not paged, or narrowed
    */
   headBatch(layer: number): KeyValues {
+    this.#refuseNarrow("headBatch", layer);
     const lanes = this.raggedLanes("headBatch", layer);
     const stores = lanes.map(({ store }) => store).filter((store) => store instanceof PagedStore);
     if (stores.length === 0) {
@@ -167,6 +192,23 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
       segments.set(lane.segments, head * slots);
     });
     return pagedView(stores, stores[0].pool, { positions, segments });
+  }
+
+  /** The rows of one layer as a backend attends over them, whatever its heads and key channels. Shares memory. */
+  attended(layer: number): KvViews | NarrowedKv {
+    const { lanes, narrow } = this.state("attended", layer);
+    const full = viewsOf(lanes);
+    if (narrow.length === 0) return full;
+    return { narrow: viewsOf(narrow), channels: narrow.flatMap(({ channels = [] }) => channels), full };
+  }
+
+  /**
+   * Copies of the rows of one layer as plain numbers with keys of full width, channels that are gone as 0: one view for
+   * all heads, or one per head where they are ragged.
+   */
+  wideViews(layer: number): KvView[] {
+    const { spec, lanes, narrow } = this.state("wideViews", layer);
+    return lanes.map((lane, n) => wideView(spec, narrow[n] ? [narrow[n], lane] : [lane]));
   }
 
   /** What rows must have in common to be in this cache, as text that can be compared. */
@@ -186,13 +228,25 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
     throw new CapabilityError(`cache.${method}`, "a layer whose heads are ragged", { layer }, "Use view.");
   }
 
-  protected lane(method: string, layer: number, head?: number): Lane {
-    const { spec, lanes } = this.state(method, layer);
+  /** The lanes of a head, older rows first. */
+  protected parts(method: string, layer: number, head?: number): readonly Lane[] {
+    const { spec, lanes, narrow } = this.state(method, layer);
     const index = head ?? 0;
     if (!(Number.isInteger(index) && index >= 0 && index < spec.kvHeads) || (lanes.length > 1 && head === undefined)) {
       throw new ShapeError(`cache.${method}`, "a head of the layer", { head, heads: spec.kvHeads, layer });
     }
-    return lanes.length === 1 ? lanes[0] : lanes[index];
+    const at = lanes.length === 1 ? 0 : index;
+    return narrow.length > 0 ? [narrow[at], lanes[at]] : [lanes[at]];
+  }
+
+  #refuseNarrow(method: string, layer: number): void {
+    if (!this.isNarrowed(layer)) return;
+    throw new CapabilityError(
+      `cache.${method}`,
+      "a layer whose keys all hold all channels",
+      { layer },
+      "Use attended for a backend, or wideViews for a copy with the others as 0.",
+    );
   }
 
   protected state(method: string, index: number): LayerState {
@@ -202,6 +256,21 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
     }
     return state;
   }
+}
+
+function viewsOf(lanes: readonly Lane[]): KvViews {
+  return lanes.length === 1 ? lanes[0].view() : lanes.map((lane) => lane.view());
+}
+
+function joined(lists: readonly Int32Array[]): Int32Array {
+  if (lists.length === 1) return lists[0];
+  const all = new Int32Array(lists.reduce((sum, list) => sum + list.length, 0));
+  let at = 0;
+  for (const list of lists) {
+    all.set(list, at);
+    at += list.length;
+  }
+  return all;
 }
 
 /** The position after the largest one. */

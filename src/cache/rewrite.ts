@@ -25,24 +25,21 @@ export function replaceValues<View extends KeyValues>(
   layer: number,
   values: readonly (Float32Array | undefined)[],
 ): void {
-  rewrite(cache, "replaceValues", layer, (lane, firstHead) => {
-    for (let head = 0; head < lane.heads; head++) {
-      const { dim } = lane.store.block.values;
-      const expected = lane.length * dim;
-      const length = values[firstHead + head]?.length ?? expected;
-      if (length === expected) continue;
-      throw new ShapeError("replaceValues", `values of head ${firstHead + head} must have ${expected} numbers`, {
-        length,
-        layer,
-      });
-    }
+  const { kvHeads, valueDim } = cache.states[layer].spec;
+  for (let head = 0; head < kvHeads; head++) {
+    const expected = cache.length(layer, head) * valueDim;
+    const length = values[head]?.length ?? expected;
+    if (length === expected) continue;
+    throw new ShapeError("replaceValues", `values of head ${head} must have ${expected} numbers`, { length, layer });
+  }
+  rewrite(cache, "replaceValues", layer, (lane, firstHead, firstSlot) => {
     changeRows(
       lane,
       ({ values: rows }) => [rows],
       (numbers, slot, count, dim) => {
         for (let n = 0; n < count * lane.heads; n++) {
           const source = values[firstHead + (n % lane.heads)];
-          const from = (slot + Math.floor(n / lane.heads)) * dim;
+          const from = (firstSlot + slot + Math.floor(n / lane.heads)) * dim;
           if (source) numbers.set(source.subarray(from, from + dim), n * dim);
         }
       },
@@ -66,8 +63,9 @@ export function clearKeyChannels<View extends KeyValues>(
       ({ keys, pristine }) => (pristine ? [keys, pristine] : [keys]),
       (numbers, _slot, count, dim) => {
         for (let n = 0; n < count * lane.heads; n++) {
-          const goes = dropped[firstHead + (n % lane.heads)];
-          for (let d = 0; d < dim; d++) if (goes[d]) numbers[n * dim + d] = 0;
+          const head = n % lane.heads;
+          const goes = dropped[firstHead + head];
+          for (let d = 0; d < dim; d++) if (goes[lane.channels?.[head][d] ?? d]) numbers[n * dim + d] = 0;
         }
       },
     );
@@ -78,12 +76,15 @@ function rewrite<View extends KeyValues>(
   cache: PositionedCache<View>,
   name: string,
   layer: number,
-  change: (lane: Lane, firstHead: number) => void,
+  change: (lane: Lane, firstHead: number, firstSlot: number) => void,
 ): void {
   cache.checkSettled(name);
+  const { lanes, narrow } = cache.states[layer];
   let firstHead = 0;
-  for (const lane of cache.states[layer].lanes) {
-    change(lane, firstHead);
+  for (const [n, lane] of lanes.entries()) {
+    const older = narrow[n];
+    if (older) change(older, firstHead, 0);
+    change(lane, firstHead, older?.length ?? 0);
     firstHead += lane.heads;
   }
 }

@@ -105,6 +105,31 @@ export class RowArray {
     });
   }
 
+  /**
+   * Copies a unit channel by channel, codes and scale as they are.
+   *
+   * @param channels - [dim] the source's channel that each channel is; −1: it becomes 0
+   */
+  copyChannels(source: RowArray, from: number, to: number, channels: Int32Array): void {
+    const [numbers, scales] = this.#parts;
+    const [given, givenScales] = source.#parts;
+    if (this.elements === "f32") {
+      const [target, x] = [numbers.words.data, given.words.data];
+      channels.forEach((channel, d) => {
+        target[to * this.dim + d] = channel < 0 ? 0 : x[from * source.dim + channel];
+      });
+      return;
+    }
+    const unit = given.bytes.subarray(from * given.unitBytes, (from + 1) * given.unitBytes);
+    const target = numbers.bytes.subarray(to * numbers.unitBytes, (to + 1) * numbers.unitBytes).fill(0);
+    channels.forEach((channel, d) => {
+      if (channel < 0) return;
+      if (this.elements === "int8") target[d] = unit[channel];
+      else target[d >> 1] |= ((unit[channel >> 1] >> (channel % 2 === 0 ? 0 : 4)) & 0xf) << (d % 2 === 0 ? 0 : 4);
+    });
+    scales.words.data[to] = givenScales.words.data[from];
+  }
+
   /** The bytes of rows, part by part, in place. */
   bytesOf(row: number, count: number): Uint8Array[] {
     return this.#parts.map(({ bytes, unitBytes }) => {

@@ -53,10 +53,19 @@ export class RowBlock {
     });
   }
 
-  /** Copies one row, or one head of it, at once. */
-  copyUnits(source: RowBlock, from: number, to: number, count: number): void {
+  /**
+   * Copies one row, or one head of it, at once.
+   *
+   * @param channels - i32 [count][D], the source's channel that each key channel is, or −1; absent: keys are alike
+   */
+  copyUnits(source: RowBlock, from: number, to: number, count: number, channels?: readonly Int32Array[]): void {
     this.arrays.forEach((array, n) => {
-      array.copyUnits(source.arrays[n], from, to, count);
+      const other = source.arrays[n];
+      if (channels === undefined || array === this.values) array.copyUnits(other, from, to, count);
+      else
+        channels.forEach((list, unit) => {
+          array.copyChannels(other, from + unit, to + unit, list);
+        });
     });
   }
 }

@@ -177,8 +177,8 @@ describe("a snapshot of something else is refused, and the cache stays as it is:
     expect(await refused(Uint8Array.from([...bytes].fill(65, 0, 1)))).toBe(
       "FormatError: a.kv: a cache snapshot, which starts with PHASORKV; got byteOffset=0.",
     );
-    expect(await refused(Uint8Array.from([...bytes].fill(2, 8, 9)))).toBe(
-      "FormatError: a.kv: snapshot version 1; got byteOffset=8, version=2.",
+    expect(await refused(Uint8Array.from([...bytes].fill(3, 8, 9)))).toBe(
+      "FormatError: a.kv: snapshot version 1 or 2; got byteOffset=8, version=3.",
     );
   });
 });

@@ -1,5 +1,5 @@
 /**
- * Saving and restoring a cache, version 1. All numbers are little endian.
+ * Saving and restoring a cache, version 1 or 2. All numbers are little endian.
  *
  *     "PHASORKV"                           8 bytes
  *     version, header length n             u32, u32
@@ -11,7 +11,10 @@
  *       checksum                           u32
  *
  * A checksum is the CRC-32 of everything before it, other checksums left out. Blocks come layer by layer, lane by lane
- * (one lane, or one per head where heads hold different rows), `blockRows` rows each, the last of a lane fewer.
+ * (one lane, or one per head where heads hold different rows), `blockRows` rows each, the last of a lane fewer. Older rows
+ * whose keys hold some of their channels come before the others of their layer, in as many lanes of their own.
+ *
+ * Version 2 is written where there are such rows, version 1 otherwise: it has no `channels`.
  *
  * | header          |                                                             |
  * |-----------------|-------------------------------------------------------------|
@@ -20,8 +23,10 @@
  * | scheduleLength  | u64                                                         |
  * | nextPosition    | u64                                                         |
  * | blockRows       | u32                                                         |
- * | layers          | u32 count; for each: u8 lane per head; for each lane: u64   |
- * |                 | rows, u8 whether a ring let older rows go                   |
+ * | layers          | u32 count; for each: u8 lane per head; channels; for each   |
+ * |                 | lane: u64 rows, u8 whether a ring let older rows go         |
+ * | channels        | u32 n that older keys hold, 0 where there are no such keys; |
+ * |                 | i32 × Hk × n, ascending for each head                       |
  *
  * Text is a u32 length and UTF-8. The layout is no part of the format: a cache restored in pages equals the
  * contiguous one that was saved.
@@ -32,8 +37,9 @@ import type { ByteReader } from "../byte-reader.ts";
 import { BudgetError, FormatError } from "../errors.ts";
 import type { Lane } from "./lane.ts";
 import { headRowBytes, type ResolvedLayer } from "./layer-spec.ts";
+import { canNarrow, leaveEmpty } from "./narrow.ts";
 import type { PositionedCache } from "./positioned-cache.ts";
-import type { LayerState } from "./positioned-rows.ts";
+import { type LayerState, lanesOf } from "./positioned-rows.ts";
 import { runsOf } from "./slot-store.ts";
 import { type Pieces, SnapshotReader, SnapshotWriter } from "./snapshot-stream.ts";
 
@@ -44,7 +50,8 @@ export type SnapshotFingerprint = Readonly<Record<string, string>>;
 export type SnapshotChunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 const MAGIC = "PHASORKV";
-const VERSION = 1;
+/** Without and with keys that hold some of their channels. */
+const [PLAIN, NARROWED] = [1, 2];
 const BLOCK_BYTES = 2 ** 20;
 const MAX_HEADER_BYTES = 2 ** 24;
 const MAX_BLOCK_BYTES = 2 ** 26;
@@ -69,9 +76,10 @@ export async function* saveSnapshot<View extends KeyValues>(
   try {
     const blockRows = rowsPerBlock(frozen.states);
     const writer = new SnapshotWriter();
-    const header = headerOf(frozen, fingerprint, blockRows);
-    yield writer.seal([new TextEncoder().encode(MAGIC), u32Bytes(VERSION, header.length), header]);
-    for (const lane of frozen.states.flatMap((state) => state.lanes)) {
+    const version = frozen.states.some(({ narrow }) => narrow.length > 0) ? NARROWED : PLAIN;
+    const header = headerOf(frozen, fingerprint, blockRows, version);
+    yield writer.seal([new TextEncoder().encode(MAGIC), u32Bytes(version, header.length), header]);
+    for (const lane of frozen.states.flatMap(lanesOf)) {
       for (let slot = 0; slot < lane.length; slot += blockRows) {
         cache.checkSettled("saveSnapshot");
         yield writer.seal(piecesOf(lane, slot, Math.min(slot + blockRows, lane.length)));
@@ -104,18 +112,19 @@ export async function restoreSnapshot<View extends KeyValues>(
   const reader = new SnapshotReader(name, chunks);
   try {
     const header = await readHeader(reader, cache, fingerprint);
-    cache.prepare(header.perHead, header.nextPosition, header.scheduleLength);
+    cache.prepare(header.perHead, header.nextPosition, header.scheduleLength, header.channels);
     try {
-      for (const [index, lane] of cache.states.flatMap((state) => state.lanes).entries()) {
+      for (const [index, lane] of cache.states.flatMap(lanesOf).entries()) {
         const { rows, hasDropped } = header.lanes[index];
-        const spec = cache.states.find((state) => state.lanes.includes(lane))?.spec as ResolvedLayer;
         for (let slot = 0; slot < rows; slot += header.blockRows) {
           const count = Math.min(header.blockRows, rows - slot);
-          restoreRows(lane, await reader.sealed(count * rowBytes(spec, lane)), count, header.nextPosition);
+          restoreRows(lane, await reader.sealed(count * rowBytes(lane)), count, header.nextPosition);
         }
         if (lane.length !== rows) throw ringTooSmall(rows, lane.length);
         lane.hasDropped = hasDropped;
+        if (lane.channels !== undefined) lane.trim();
       }
+      for (const state of cache.states) leaveEmpty(state);
       await reader.end();
     } catch (error) {
       cache.dispose();
@@ -131,6 +140,7 @@ type Header = {
   readonly nextPosition: number;
   readonly blockRows: number;
   readonly perHead: readonly boolean[];
+  readonly channels: readonly (readonly Int32Array[] | undefined)[];
   readonly lanes: readonly { readonly rows: number; readonly hasDropped: boolean }[];
 };
 
@@ -144,8 +154,11 @@ async function readHeader<View extends KeyValues>(
     throw new FormatError(start.where, `a cache snapshot, which starts with ${MAGIC}`, { byteOffset: 0 });
   }
   const version = start.u32();
-  if (version !== VERSION) {
-    throw new FormatError(start.where, `snapshot version ${VERSION}`, { byteOffset: MAGIC.length, version });
+  if (version !== PLAIN && version !== NARROWED) {
+    throw new FormatError(start.where, `snapshot version ${PLAIN} or ${NARROWED}`, {
+      byteOffset: MAGIC.length,
+      version,
+    });
   }
   const length = start.u32();
   if (length > MAX_HEADER_BYTES) {
@@ -166,11 +179,14 @@ async function readHeader<View extends KeyValues>(
   const layers = reader.u32();
   if (layers !== cache.layers) throw reader.error(`${cache.layers} layers`, { layers }, DAMAGED);
   const perHead: boolean[] = [];
+  const channels: (Int32Array[] | undefined)[] = [];
   const lanes: { rows: number; hasDropped: boolean }[] = [];
-  for (const { spec } of cache.states) {
+  for (const [layer, { spec }] of cache.states.entries()) {
     const split = flag(reader);
     perHead.push(split);
-    for (let lane = 0; lane < (split ? spec.kvHeads : 1); lane++) {
+    const held = version === NARROWED ? readChannels(reader, spec, layer) : undefined;
+    channels.push(held);
+    for (let lane = 0; lane < (split ? spec.kvHeads : 1) * (held ? 2 : 1); lane++) {
       lanes.push({ rows: reader.u64(), hasDropped: flag(reader) });
     }
     const largest = blockRows * (spec.kvHeads * headRowBytes(spec) + 4 * (2 * cache.axes + 3));
@@ -179,7 +195,27 @@ async function readHeader<View extends KeyValues>(
     }
   }
   if (reader.remaining > 0) throw reader.error("the end of the header", { remaining: reader.remaining }, DAMAGED);
-  return { scheduleLength, nextPosition, blockRows, perHead, lanes };
+  return { scheduleLength, nextPosition, blockRows, perHead, channels, lanes };
+}
+
+/** The channels that older keys of a layer hold; undefined where there are no such keys. */
+function readChannels(reader: ByteReader, spec: ResolvedLayer, layer: number): Int32Array[] | undefined {
+  const { kvHeads, keyDim } = spec;
+  const width = reader.u32();
+  if (width === 0) return undefined;
+  if (width >= keyDim) throw reader.error(`fewer channels than ${keyDim}`, { channels: width, layer }, DAMAGED);
+  if (!canNarrow(spec)) {
+    throw reader.error(
+      "a cache whose keys can hold some of their channels",
+      { layer, layout: spec.layout.type, capacity: spec.capacity },
+      "Restore it into a contiguous or paged layer without a capacity.",
+    );
+  }
+  return Array.from({ length: kvHeads }, () => {
+    const list = Int32Array.from({ length: width }, () => reader.i32());
+    if (list.every((channel, n) => channel > (n === 0 ? -1 : list[n - 1]) && channel < keyDim)) return list;
+    throw reader.error(`channels that ascend from 0 to ${keyDim - 1}`, { layer }, DAMAGED);
+  });
 }
 
 function checkFingerprint(reader: ByteReader, wanted: SnapshotFingerprint): void {
@@ -235,6 +271,7 @@ function headerOf<View extends KeyValues>(
   cache: PositionedCache<View>,
   fingerprint: SnapshotFingerprint,
   blockRows: number,
+  version: number,
 ): Uint8Array {
   const bytes: number[] = [];
   const text = (value: string): void => {
@@ -255,9 +292,14 @@ function headerOf<View extends KeyValues>(
   u64(cache.scheduleLength);
   u64(cache.nextPosition);
   bytes.push(...u32Bytes(blockRows, cache.layers));
-  for (const { lanes } of cache.states) {
-    bytes.push(lanes.length > 1 ? 1 : 0);
-    for (const lane of lanes) {
+  for (const state of cache.states) {
+    bytes.push(state.lanes.length > 1 ? 1 : 0);
+    const channels = state.narrow.flatMap((lane) => lane.channels ?? []);
+    if (version === NARROWED) {
+      bytes.push(...u32Bytes(channels[0]?.length ?? 0));
+      for (const list of channels) bytes.push(...u32Bytes(...list));
+    }
+    for (const lane of lanesOf(state)) {
       u64(lane.length);
       bytes.push(lane.hasDropped ? 1 : 0);
     }
@@ -266,12 +308,12 @@ function headerOf<View extends KeyValues>(
 }
 
 function rowsPerBlock(states: readonly LayerState[]): number {
-  const largest = Math.max(1, ...states.flatMap(({ spec, lanes }) => lanes.map((lane) => rowBytes(spec, lane))));
+  const largest = Math.max(1, ...states.flatMap(lanesOf).map(rowBytes));
   return Math.max(1, Math.floor(BLOCK_BYTES / largest));
 }
 
-function rowBytes(spec: ResolvedLayer, lane: Lane): number {
-  return lane.heads * headRowBytes(spec) + 4 * lane.columns.lists.length;
+function rowBytes(lane: Lane): number {
+  return lane.heads * headRowBytes(lane.layer) + 4 * lane.columns.lists.length;
 }
 
 function readText(reader: ByteReader): string {

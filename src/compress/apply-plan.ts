@@ -1,7 +1,7 @@
 /** What a layer's rows become under a plan: in a cache, and as the definition that caches must agree with. */
 
 import type { KeyValues } from "../attention/index.ts";
-import { clearKeyChannels, type PositionedCache, replaceValues } from "../cache/index.ts";
+import { dropKeyChannels, type PositionedCache, replaceValues } from "../cache/index.ts";
 import { rerotationTable, rotateInto } from "../rope/index.ts";
 import { gatherRows, type HeadRows, type Observation } from "./observation.ts";
 import type { LayerPlan } from "./policy.ts";
@@ -17,9 +17,9 @@ export type CompressedLayer = {
 };
 
 /**
- * Carries a plan out on one layer of a cache: lets go of rows, moves keys, puts merged values in place and clears
- * dropped channels (which frees no memory: rows keep their width). A head that would keep nothing keeps its first row,
- * because attention over no rows has no answer.
+ * Carries a plan out on one layer of a cache: lets go of rows, moves keys, puts merged values in place and lets go of
+ * dropped key channels, as `dropKeyChannels` does. A head that would keep nothing keeps its first row, because attention
+ * over no rows has no answer.
  *
  * @param cache - between two steps of its model
  * @param plan - what a policy decided for this layer
@@ -42,7 +42,7 @@ export function applyPlanToCache<View extends KeyValues>(
     const values = plan.values.map((rows, head) => (wasEmpty(head) ? undefined : rows));
     replaceValues(cache, layer, values);
   }
-  if (plan.droppedChannels) clearKeyChannels(cache, layer, plan.droppedChannels);
+  if (plan.droppedChannels) dropKeyChannels(cache, layer, plan.droppedChannels);
   return kept;
 }
 

@@ -6,7 +6,7 @@
  * caller's responsibility: the decoder checks them when it loads, not at every step.
  */
 
-import type { KeyValues, QuantizedKv } from "../attention/index.ts";
+import type { KvViews, NarrowedKv, QuantizedKv } from "../attention/index.ts";
 import type { Mask } from "../mask/index.ts";
 import type { Pairing } from "../rope/index.ts";
 import type { Tensor } from "../tensor.ts";
@@ -23,11 +23,8 @@ export type RotationTable = {
   readonly pairing: Pairing;
 };
 
-/**
- * Keys and values of one sequence (B = 1) in any layout and element type; or, where heads hold rows of their own, one
- * view per key-value head, each with Hk = 1.
- */
-export type AttendedKv = KeyValues | readonly KeyValues[];
+/** Keys and values of one sequence (B = 1) in any layout and element type, for all heads or head by head. */
+export type AttendedKv = KvViews | NarrowedKv;
 
 /** One layer's attention over cached keys and values. */
 export type AttendCall<Kv extends AttendedKv = AttendedKv> = {
@@ -45,8 +42,13 @@ export type AttendCall<Kv extends AttendedKv = AttendedKv> = {
   readonly sinks?: Float32Array;
 };
 
-/** Elementwise function of a gated feed-forward block. */
-export type Activation = "silu";
+/**
+ * Elementwise function of a gated feed-forward block: silu(x) = x/(1 + exp(−x)); gelu(x) = x·Φ(x), with the normal
+ * distribution function Φ(x) = (1 + erf(x/√2))/2; geluTanh is its approximation x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
+ *
+ * @see https://arxiv.org/abs/1606.08415
+ */
+export type Activation = "silu" | "gelu" | "geluTanh";
 
 /** Where a decoder computes. */
 export interface Backend {

@@ -22,6 +22,7 @@ export { createReferenceBackend } from "./reference/backend.ts";
 export type { AdamWCall, AttendBackwardCall, AttendGradients, TrainingBackend } from "./training-backend.ts";
 export { createWasmBackend, type WasmBackend, type WasmOptions } from "./wasm/backend.ts";
 export type { WasmFeatures } from "./wasm/features.ts";
+export { createWasmTrainingBackend } from "./wasm/training-backend.ts";
 export {
   holdsWidth,
   type MatrixSource,

@@ -75,6 +75,19 @@ export interface TrainingBackend extends Backend {
     eps: number,
     accumulate: boolean,
   ): void;
+  /** out [T, C] = (x − mean(x)) / sqrt(variance(x) + eps) · weight [C] + bias [C]; out may be x. */
+  layerNorm(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, eps: number, bias?: Tensor<"f32">): void;
+  /** dx of `layerNorm`, dWeight [C] += and dBias [C] +=. dx may be dOut when not accumulating. */
+  layerNormBackward(
+    dx: Tensor<"f32">,
+    dWeight: Tensor<"f32">,
+    dOut: Tensor<"f32">,
+    x: Tensor<"f32">,
+    weight: Tensor<"f32">,
+    eps: number,
+    accumulate: boolean,
+    dBias?: Tensor<"f32">,
+  ): void;
   /** Turns the gradient x [T, H, D] of a rotated tensor in place into that of the unrotated one: (cos, −sin). */
   rotateBackward(x: Tensor<"f32">, table: RotationTable): void;
   /** Gradients of `gate`, written; dGate and dUp may be gate and up themselves. */

@@ -240,3 +240,41 @@ describe("refusals", () => {
     expect(() => convert(integers, "f32")).toThrow('weight: a floating-point matrix; got dtype="i32".');
   });
 });
+
+describe("interleaved rows", () => {
+  test("lie four together, in pieces of four numbers", () => {
+    const source = f32(
+      [8, 8],
+      Array.from({ length: 64 }, (_, i) => i),
+    ); // row n holds 8n … 8n + 7
+    const target = createMatrix("weight", "f32", [8, 8], allocate, true);
+    convertWeights(target, source, "weight");
+    const [a, b, c, d] = [0, 8, 16, 24].map((row) => [row, row + 1, row + 2, row + 3]);
+    expect([...target.data.slice(0, 16)]).toEqual([...a, ...b, ...c, ...d]);
+    expect([...target.data.slice(16, 32)]).toEqual([...a, ...b, ...c, ...d].map((x) => x + 4));
+    expect([...target.data.slice(32, 36)]).toEqual([32, 33, 34, 35]);
+    expect(weightsToF32(target)).toEqual(source.data);
+  });
+
+  test("are a source like any other", () => {
+    const rows = values([4, 16], 3);
+    const interleaved = createMatrix("weight", "f32", [4, 16], allocate, true);
+    convertWeights(interleaved, rows, "weight");
+    const back = createMatrix("weight", "f32", [4, 16], allocate);
+    convertWeights(back, interleaved, "weight");
+    expect(back.data).toEqual(rows.data);
+    const again = createMatrix("weight", "f32", [4, 16], allocate, true);
+    convertWeights(again, interleaved, "weight");
+    expect(again.data).toEqual(interleaved.data);
+  });
+
+  test("are not for shapes without whole groups, nor for other types", () => {
+    for (const [type, shape] of [
+      ["f32", [5, 8]],
+      ["f32", [4, 12]],
+      ["bf16", [4, 8]],
+    ] as const) {
+      expect("interleaved" in createMatrix("weight", type, shape, allocate, true)).toBe(false);
+    }
+  });
+});

@@ -5,6 +5,7 @@
 import { bf16ToNumber, type DTypeArrays, f16ToNumber, numberToBf16, numberToF16 } from "../dtype.ts";
 import { FormatError, ShapeError } from "../errors.ts";
 import { sizeOf, type Tensor } from "../tensor.ts";
+import { canInterleave, readInterleaved, writeInterleaved } from "./interleaved-rows.ts";
 import { BLOCK, decodeInt8, decodeQ4, decodeQ8, encodeInt8, encodeQ4, encodeQ8 } from "./quantized-rows.ts";
 
 /** The element types a backend can keep a matrix in. */
@@ -32,11 +33,14 @@ export type QuantizedMatrix =
       readonly scales: Float32Array;
     };
 
+/** A matrix of floats: row after row, or, of f32, with rows interleaved as `interleaved-rows.ts` says. */
+export type FloatMatrix = Tensor<"f32" | "f16" | "bf16"> & { readonly interleaved?: true };
+
 /** A weight matrix in the element type it is kept in. */
-export type WeightMatrix = Tensor<"f32" | "f16" | "bf16"> | QuantizedMatrix;
+export type WeightMatrix = FloatMatrix | QuantizedMatrix;
 
 /** What a weight matrix can be made of. */
-export type MatrixSource = Tensor | QuantizedMatrix;
+export type MatrixSource = Tensor | WeightMatrix;
 
 const BYTES: Readonly<Record<WeightType, readonly [bytes: number, weights: number]>> = {
   f32: [4, 1],
@@ -74,6 +78,7 @@ export function storedType({ dtype }: Pick<MatrixSource, "dtype">): WeightType {
  * @param type - its element type
  * @param shape - [N, K]
  * @param allocate - gives a zeroed array
+ * @param interleave - interleave rows where the type and the shape allow it
  * @throws ShapeError when the type cannot hold the shape
  */
 export function createMatrix(
@@ -81,6 +86,7 @@ export function createMatrix(
   type: WeightType,
   shape: readonly number[],
   allocate: <T extends "f32" | "f16" | "bf16" | "u8">(dtype: T, length: number) => DTypeArrays[T],
+  interleave = false,
 ): WeightMatrix {
   const [N, K] = shape;
   if (shape.length !== 2 || !holdsWidth(type, K)) {
@@ -88,7 +94,8 @@ export function createMatrix(
     throw new ShapeError(where, `a matrix [N, K]${width} to be kept as ${type}`, { shape });
   }
   if (type === "f32" || type === "f16" || type === "bf16") {
-    return { dtype: type, shape: [N, K], data: allocate(type, N * K) } as WeightMatrix;
+    const matrix = { dtype: type, shape: [N, K], data: allocate(type, N * K) } as FloatMatrix;
+    return interleave && type === "f32" && canInterleave(shape) ? { ...matrix, interleaved: true } : matrix;
   }
   if (type === "int8") {
     return { dtype: type, shape: [N, K], data: allocate("u8", N * K), scales: allocate("f32", N) };
@@ -106,7 +113,7 @@ export function createMatrix(
  * @throws ShapeError when the source holds integers
  */
 export function convertWeights(target: WeightMatrix, source: MatrixSource, where: string): void {
-  if (target.dtype === source.dtype) {
+  if (target.dtype === source.dtype && isInterleaved(target) === isInterleaved(source)) {
     target.data.set(source.data);
     if (target.dtype === "int8" && source.dtype === "int8") target.scales.set(source.scales);
     return;
@@ -131,12 +138,17 @@ export function convertWeights(target: WeightMatrix, source: MatrixSource, where
 
 /** f32 [N, K]: the numbers a matrix stands for; its own data when they are f32 already, else a copy. */
 export function weightsToF32(matrix: MatrixSource): Float32Array {
-  if (matrix.dtype === "f32") return matrix.data;
+  if (matrix.dtype === "f32" && !isInterleaved(matrix)) return matrix.data;
   const numbers = new Float32Array(sizeOf(matrix.shape));
   const [N, K] = matrix.shape;
   const read = rowReader(matrix, "weightsToF32");
   for (let n = 0; n < N; n++) read(n, numbers.subarray(n * K, (n + 1) * K));
   return numbers;
+}
+
+/** Whether the rows of a matrix are interleaved. */
+export function isInterleaved(matrix: MatrixSource): boolean {
+  return "interleaved" in matrix && matrix.interleaved === true;
 }
 
 /** Reads row n as f32. */
@@ -150,6 +162,8 @@ function rowReader(source: MatrixSource, where: string): (n: number, row: Float3
     case "q4_0":
       return (n, row) => decodeQ4(row, rowBytes(source, n));
     case "f32":
+      if (isInterleaved(source)) return (n, row) => readInterleaved(row, source.data, n);
+      return (n, row) => row.set(source.data.subarray(n * K, (n + 1) * K));
     case "f64":
       return (n, row) => row.set(source.data.subarray(n * K, (n + 1) * K));
     case "f16":
@@ -171,7 +185,8 @@ function rowWriter(target: WeightMatrix): (n: number, row: Float32Array) => bool
   switch (target.dtype) {
     case "f32":
       return (n, row) => {
-        target.data.set(row, n * K);
+        if (isInterleaved(target)) writeInterleaved(target.data, row, n);
+        else target.data.set(row, n * K);
         return true;
       };
     case "f16":

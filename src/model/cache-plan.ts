@@ -145,7 +145,9 @@ function planRoom(
     const chunk = prefillChunk ?? Math.min(MOST_CHUNK, Math.max(LEAST_CHUNK, kept), context);
     checkWindow(policy, kept);
     const isEven = !cache.ragged && !once && policy?.uneven !== true && policy?.scope !== "model";
-    return { budget, chunk, capacity: isEven ? kept + chunk : undefined };
+    // Memory that is taken once and for all would not follow keys that get narrower.
+    const isFixed = isEven && !policy?.effects.includes("drops channels");
+    return { budget, chunk, capacity: isFixed ? kept + chunk : undefined };
   }
   if (policy && (policy.scope === "model" || policy.uneven || once)) {
     throw new ConfigError(
@@ -155,6 +157,14 @@ function planRoom(
       once
         ? "This one must see the whole prompt before it forgets; give a budget instead."
         : "This one shares tokens out among layers; give a budget instead.",
+    );
+  }
+  if (policy?.effects.includes("drops channels")) {
+    throw new ConfigError(
+      WHERE,
+      "a policy that keeps keys as wide as they are, for maxBytes",
+      { policy: policy.name },
+      "The memory is taken beforehand, narrower keys would free none of it; give a budget instead.",
     );
   }
   if (budget !== undefined) checkContext(config, moves, budget);

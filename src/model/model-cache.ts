@@ -3,7 +3,7 @@
  * are, which rotary frequencies their keys were rotated with, and how far compression has come.
  */
 
-import type { KeyValues } from "../attention/index.ts";
+import type { KeyValues, KvView } from "../attention/index.ts";
 import {
   createKvCache,
   type KvCache,
@@ -12,7 +12,7 @@ import {
   type SlotPositions,
   shiftContext,
 } from "../cache/index.ts";
-import type { Backend } from "../engine/index.ts";
+import type { AttendedKv, Backend } from "../engine/index.ts";
 import type { FrequencyChange } from "../rope/index.ts";
 import type { ModelCacheOptions } from "./cache-options.ts";
 import { type CachePlan, planCache } from "./cache-plan.ts";
@@ -182,15 +182,23 @@ export class ModelCache implements KvCache<KeyValues> {
   /**
    * The rows of one layer; shares memory, valid until the next operation on the cache.
    *
-   * @throws CapabilityError when the layer is ragged
+   * @throws CapabilityError when the layer is ragged, or some of its key channels are gone
    */
   view(layer: number): KeyValues {
     return this.kv.view(layer);
   }
 
-  /** The rows of one layer as attention takes them: one view, or one per key-value head where they are ragged. */
-  attended(layer: number): KeyValues | readonly KeyValues[] {
-    return this.kv.isRagged(layer) ? this.kv.headViews(layer) : this.kv.view(layer);
+  /**
+   * The rows of one layer as a backend attends over them: one view, or one per key-value head where they are ragged; in
+   * two parts where some key channels of older rows are gone.
+   */
+  attended(layer: number): AttendedKv {
+    return this.kv.attended(layer);
+  }
+
+  /** Copies of the rows of one layer with keys of full width, channels that are gone as 0: one view, or one per head. */
+  wideViews(layer: number): KvView[] {
+    return this.kv.wideViews(layer);
   }
 
   /**

@@ -88,8 +88,9 @@ export function observeRows(cache: ModelCache, config: LayerConfig, layer: numbe
 
 function keysAndValues(cache: ModelCache, layer: number, kvHeads: number): Pick<Observation, "keys" | "values"> {
   const { kv } = cache;
+  const wide = kv.isNarrowed(layer) ? kv.wideViews(layer) : undefined;
   if (!kv.isRagged(layer)) {
-    const view = kv.view(layer);
+    const view = wide?.[0] ?? kv.view(layer);
     const { k, v } = view.layout === undefined ? { k: view.keys, v: view.values } : gatherKv(view);
     const [D, Dv] = [k.shape.at(-1) as number, v.shape.at(-1) as number];
     return {
@@ -97,7 +98,7 @@ function keysAndValues(cache: ModelCache, layer: number, kvHeads: number): Pick<
       values: tokenMajorRows(v.data as Float32Array, kvHeads, Dv),
     };
   }
-  const heads = kv.headViews(layer).map((view) => {
+  const heads = (wide ?? kv.headViews(layer)).map((view) => {
     const { k, v } = view.layout === undefined ? { k: view.keys, v: view.values } : gatherKv(view);
     return { keys: k.data as Float32Array, values: v.data as Float32Array };
   });

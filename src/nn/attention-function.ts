@@ -3,16 +3,19 @@
  */
 
 import {
+  type AttentionGradients,
   type AttentionOptions,
   type DenseAttentionRequest,
   type Dropout as EngineDropout,
   referenceAttention,
+  referenceAttentionGradients,
 } from "../attention/index.ts";
 import type { Engine } from "../engine/index.ts";
 import { CapabilityError, ConfigError, ShapeError } from "../errors.ts";
-import { reshape, sizeOf, type Tensor, tensor } from "../tensor.ts";
+import { reshape, sizeOf, type Tensor, tensor, toF32 } from "../tensor.ts";
 import { type AttentionMask, readMask } from "./attention-mask.ts";
-import { attentionWeights, dropWeights, weighValues } from "./attention-weights.ts";
+import { attentionWeights, droppedAttentionGradients, dropWeights, weighValues } from "./attention-weights.ts";
+import { checkGradient } from "./features.ts";
 import { bits } from "./random.ts";
 import type { RandomKey } from "./threefry.ts";
 
@@ -55,9 +58,14 @@ export type AttentionFunctionOptions = MaskRows & {
   readonly dropout?: AttentionDropout;
   /** Whether to return the weights. */
   readonly captureWeights?: boolean;
+  /** Whether to return `backward`. */
+  readonly differentiate?: boolean;
   /** Where to compute; on the host, in f64, when absent. */
-  readonly engine?: Pick<Engine, "attention">;
+  readonly engine?: AttentionEngine;
 };
+
+/** What is needed of an engine; `attentionGradients` only to differentiate. */
+export type AttentionEngine = Pick<Engine, "attention"> & Partial<Pick<Engine, "attentionGradients">>;
 
 /** What an attention function gives. */
 export type AttentionFunctionResult = {
@@ -65,6 +73,17 @@ export type AttentionFunctionResult = {
   readonly out: Tensor<"f32">;
   /** f32 [..., H, Tq, Tk], after the softmax and before dropout; there if `captureWeights` asked. */
   readonly weights?: Tensor<"f32">;
+  /** From the gradient of `out` to those of the inputs; there if `differentiate` asked. Dropout is that of the call. */
+  readonly backward?: (dOut: Tensor<"f32">) => AttentionFunctionGradients | Promise<AttentionFunctionGradients>;
+};
+
+/** Gradients of what attention was given, f32 of the same shapes; masks are constants. */
+export type AttentionFunctionGradients = {
+  readonly dQuery: Tensor<"f32">;
+  readonly dKey: Tensor<"f32">;
+  readonly dValue: Tensor<"f32">;
+  /** Only with a bias. */
+  readonly dBias?: Tensor<"f32">;
 };
 
 /**
@@ -98,7 +117,7 @@ export async function dotProductAttention(
   const sizes = attentionSizes("dotProductAttention", query, key, value);
   const { axes, Tq, Tk, H } = sizes;
   const request = requestOf(sizes, query, key, value, options);
-  const { dropout, captureWeights = false, engine } = options;
+  const { dropout, captureWeights = false, differentiate = false, engine } = options;
   if (dropout !== undefined && engine !== undefined && dropout.broadcast) {
     throw new CapabilityError(
       "dotProductAttention",
@@ -107,24 +126,54 @@ export async function dotProductAttention(
       "Set broadcastDropout to false, or leave out the engine.",
     );
   }
+  if (differentiate && engine !== undefined && engine.attentionGradients === undefined) {
+    throw new CapabilityError("dotProductAttention", "an engine with attentionGradients", { differentiate });
+  }
   const onHost = dropout !== undefined && engine === undefined;
   const weights = captureWeights || onHost ? attentionWeights(request) : undefined;
   const captured = captureWeights && weights ? { weights: tensor("f32", [...axes, H, Tq, Tk], weights) } : {};
   const out = onHost
     ? weighValues(dropWeights(weights as Float32Array, request, dropout), request)
     : await attend(request, dropout, engine);
-  return { out: tensor("f32", [...axes, Tq, H, value.shape.at(-1) as number], out), ...captured };
+  const shape = [...axes, Tq, H, value.shape.at(-1) as number];
+  const result = { out: tensor("f32", shape, out), ...captured };
+  if (!differentiate) return result;
+  const like = (gradient: Tensor, input: Tensor): Tensor<"f32"> => tensor("f32", input.shape, toF32(gradient));
+  const backward = async (dOut: Tensor<"f32">): Promise<AttentionFunctionGradients> => {
+    checkGradient("dotProductAttention", dOut, shape);
+    const flat = reshape(dOut, [sizes.B, ...shape.slice(-3)]);
+    const { dq, dk, dv, dbias } = onHost
+      ? droppedAttentionGradients(request, weights as Float32Array, dropout, flat)
+      : await gradients(request, flat, dropout, engine);
+    const dBias = dbias && options.bias ? { dBias: like(dbias, options.bias) } : {};
+    return { dQuery: like(dq, query), dKey: like(dk, key), dValue: like(dv, value), ...dBias };
+  };
+  return { ...result, backward };
 }
 
 async function attend(
   request: DenseAttentionRequest,
   dropout: AttentionDropout | undefined,
-  engine: Pick<Engine, "attention"> | undefined,
+  engine: AttentionEngine | undefined,
 ): Promise<Float32Array> {
   if (engine === undefined) return referenceAttention(request).out.data as Float32Array;
-  const drawn: { dropout?: EngineDropout } =
-    dropout === undefined ? {} : { dropout: { rate: dropout.rate, seed: bits(dropout.key, [1])[0] } };
-  return (await engine.attention({ ...request, ...drawn })).out.data as Float32Array;
+  return (await engine.attention({ ...request, ...engineDropout(dropout) })).out.data as Float32Array;
+}
+
+async function gradients(
+  request: DenseAttentionRequest,
+  dOut: Tensor<"f32">,
+  dropout: AttentionDropout | undefined,
+  engine: AttentionEngine | undefined,
+): Promise<AttentionGradients> {
+  if (engine === undefined) return referenceAttentionGradients(request, dOut);
+  const { attentionGradients } = engine as Required<AttentionEngine>;
+  return attentionGradients.call(engine, { ...request, ...engineDropout(dropout) }, dOut);
+}
+
+/** The engine's own dropout, from the same key. */
+function engineDropout(dropout: AttentionDropout | undefined): { dropout?: EngineDropout } {
+  return dropout === undefined ? {} : { dropout: { rate: dropout.rate, seed: bits(dropout.key, [1])[0] } };
 }
 
 /** Sizes of one call; `axes` are the batch axes and B their product. */
@@ -186,7 +235,8 @@ function requestOf(
   options: AttentionFunctionOptions,
 ): DenseAttentionRequest {
   const { B, Tq, Tk } = sizes;
-  const { mask, bias, scale, queryPositions, keyPositions, dropout, captureWeights, engine, ...rows } = options;
+  const { mask, bias, scale, queryPositions, keyPositions, dropout, captureWeights, differentiate, engine, ...rows } =
+    options;
   const where = "dotProductAttention";
   const flat = (t: Tensor<"f32">): Tensor<"f32"> => reshape(t, [B, ...t.shape.slice(-3)]);
   const optional: Partial<AttentionOptions> & { keyPositions?: Int32Array } = {

@@ -1,9 +1,10 @@
 /** Attention in two steps, weights and their sums over values, for those who want the weights. In f64, on the host. */
 
-import type { DenseAttentionRequest } from "../attention/index.ts";
+import type { AttentionGradients, DenseAttentionRequest } from "../attention/index.ts";
 import { visiblePairs } from "../attention/reference.ts";
 import { scoreModifiers } from "../attention/score.ts";
 import { normalizeAttention } from "../attention/spec.ts";
+import { type Tensor, tensor } from "../tensor.ts";
 import type { AttentionDropout } from "./attention-function.ts";
 import { bernoulli } from "./random.ts";
 
@@ -56,10 +57,20 @@ export function dropWeights(
   { q, k }: DenseAttentionRequest,
   { rate, key, broadcast }: AttentionDropout,
 ): Float32Array {
+  const factors = dropoutFactors(weights.length, { q, k }, { rate, key, broadcast });
+  return weights.map((weight, i) => factors(i) * weight);
+}
+
+/** What the weight with this index in [B, H, Tq, Tk] is multiplied by: 0, or 1 / (1 − rate). */
+function dropoutFactors(
+  count: number,
+  { q, k }: Pick<DenseAttentionRequest, "q" | "k">,
+  { rate, key, broadcast }: AttentionDropout,
+): (index: number) => number {
   const pairs = q.shape[1] * k.shape[1];
-  const keep = bernoulli(key, 1 - rate, [broadcast ? pairs : weights.length]).data;
+  const keep = bernoulli(key, 1 - rate, [broadcast ? pairs : count]).data;
   const factor = Math.fround(1 / Math.fround(1 - rate));
-  return weights.map((weight, i) => keep[broadcast ? i % pairs : i] * factor * weight);
+  return (i) => keep[broadcast ? i % pairs : i] * factor;
 }
 
 /**
@@ -89,4 +100,64 @@ export function weighValues(weights: Float32Array, { q, k, v }: DenseAttentionRe
     }
   }
   return out;
+}
+
+/**
+ * Gradients of Σ dOut · out where weights have been dropped with Flax's draws: `referenceAttentionGradients` with weights
+ * p and their factors z at hand.
+ *
+ * @param weights - f32 [B, H, Tq, Tk], before dropout
+ * @param dOut - [B, Tq, H, Dv]
+ */
+export function droppedAttentionGradients(
+  request: DenseAttentionRequest,
+  weights: Float32Array,
+  dropout: AttentionDropout,
+  dOut: Tensor<"f32">,
+): AttentionGradients<"f64"> {
+  const { scale, dims, bias } = normalizeAttention(request);
+  const { B, Tq, Tk, H, Hk, D, Dv } = dims;
+  const [q, k, v, g] = [request.q.data, request.k.data, request.v.data, dOut.data];
+  const factors = dropoutFactors(weights.length, request, dropout);
+  const [dq, dk, dv] = [q, k, v].map((input) => new Float64Array(input.length));
+  const dbias = bias && new Float64Array(bias.values.length);
+  const products = new Float64Array(Tk); // z·(g·v)
+  for (let b = 0; b < B; b++) {
+    for (let h = 0; h < H; h++) {
+      const keyRow = (j: number): number => (b * Tk + j) * Hk + Math.floor((h * Hk) / H);
+      for (let i = 0; i < Tq; i++) {
+        const row = (b * Tq + i) * H + h;
+        const first = ((b * H + h) * Tq + i) * Tk;
+        let delta = 0; // g·out
+        for (let j = 0; j < Tk; j++) {
+          const [p, z, key] = [weights[first + j], factors(first + j), keyRow(j)];
+          let dot = 0;
+          for (let d = 0; d < Dv; d++) {
+            dot += g[row * Dv + d] * v[key * Dv + d];
+            dv[key * Dv + d] += p * z * g[row * Dv + d];
+          }
+          products[j] = z * dot;
+          delta += p * products[j];
+        }
+        for (let j = 0; j < Tk; j++) {
+          const key = keyRow(j);
+          const ds = weights[first + j] * (products[j] - delta);
+          if (bias && dbias) {
+            const [sb, sh, si, sj] = bias.strides;
+            dbias[b * sb + h * sh + i * si + j * sj] += ds;
+          }
+          for (let d = 0; d < D; d++) {
+            dq[row * D + d] += scale * ds * k[key * D + d];
+            dk[key * D + d] += scale * ds * q[row * D + d];
+          }
+        }
+      }
+    }
+  }
+  return {
+    dq: tensor("f64", request.q.shape, dq),
+    dk: tensor("f64", request.k.shape, dk),
+    dv: tensor("f64", request.v.shape, dv),
+    ...(dbias && request.bias && { dbias: tensor("f64", request.bias.shape, dbias) }),
+  };
 }

@@ -2,7 +2,8 @@
 
 import { ConfigError, ShapeError } from "../errors.ts";
 import { sizeOf, type Tensor, tensor } from "../tensor.ts";
-import { Module, type ParameterTree } from "./module.ts";
+import { checkGradient } from "./features.ts";
+import { Module, type ModuleGradients, type ParameterTree, type Vjp } from "./module.ts";
 import { bernoulli } from "./random.ts";
 import type { RngStream, Rngs } from "./rngs.ts";
 
@@ -55,8 +56,29 @@ export class Dropout extends Module {
    * @throws ShapeError when `x` lacks an axis to broadcast along
    */
   forward(x: Tensor<"f32">, call: DropoutCall = {}): Tensor<"f32"> {
-    if (this.rate === 0 || (call.deterministic ?? this.deterministic)) return x;
-    if (this.rate === 1) return tensor("f32", x.shape, new Float32Array(x.data.length));
+    return this.vjp(x, call).out;
+  }
+
+  /**
+   * `forward` with the way back, which drops what the call has dropped.
+   *
+   * @param x - f32 of any shape
+   * @throws ConfigError or ShapeError as `forward`
+   */
+  vjp(x: Tensor<"f32">, call: DropoutCall = {}): Vjp<Pick<ModuleGradients, "dx">> {
+    const drop = this.#draw(x.shape, call);
+    const backward = (dOut: Tensor<"f32">): Pick<ModuleGradients, "dx"> => {
+      checkGradient("Dropout.vjp", dOut, x.shape);
+      return { dx: tensor("f32", x.shape, drop(dOut.data.slice())) };
+    };
+    const out = drop(x.data);
+    return { out: out === x.data ? x : tensor("f32", x.shape, out), backward };
+  }
+
+  /** What is done to the numbers of a tensor of this shape. */
+  #draw(shape: readonly number[], call: DropoutCall): (numbers: Float32Array) => Float32Array {
+    if (this.rate === 0 || (call.deterministic ?? this.deterministic)) return (numbers) => numbers;
+    if (this.rate === 1) return (numbers) => new Float32Array(numbers.length);
     const key = call.rngs?.next("dropout") ?? this.#stream?.next();
     if (key === undefined) {
       throw new ConfigError(
@@ -66,12 +88,11 @@ export class Dropout extends Module {
         "Pass deterministic: true to drop nothing.",
       );
     }
-    const drawn = this.#drawnShape(x.shape);
+    const drawn = this.#drawnShape(shape);
     const keep = bernoulli(key, 1 - this.rate, drawn).data;
     const kept = Math.fround(1 - this.rate);
-    const at = broadcastIndex(drawn, x.shape);
-    const out = x.data.map((value, i) => (keep[at(i)] === 1 ? value / kept : 0));
-    return tensor("f32", x.shape, out);
+    const at = broadcastIndex(drawn, shape);
+    return (numbers) => numbers.map((value, i) => (keep[at(i)] === 1 ? value / kept : 0));
   }
 
   #drawnShape(shape: readonly number[]): readonly number[] {

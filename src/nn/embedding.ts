@@ -1,10 +1,11 @@
 /** Vectors by token. */
 
 import { ShapeError } from "../errors.ts";
-import { sizeOf, type Tensor, tensor } from "../tensor.ts";
-import { checkCount, checkFilled, leadingAxes } from "./features.ts";
+import { sizeOf, type Tensor, tensor, zeros } from "../tensor.ts";
+import { checkCount, checkFilled, checkGradient, leadingAxes } from "./features.ts";
+import { host } from "./host.ts";
 import { type Initializer, varianceScaling } from "./initializers.ts";
-import { Module, type ParameterTree } from "./module.ts";
+import { Module, type ModuleGradients, type ParameterTree, type Vjp } from "./module.ts";
 import type { Rngs } from "./rngs.ts";
 
 /** How an embedding starts. */
@@ -62,6 +63,23 @@ export class Embedding extends Module {
   }
 
   /**
+   * `forward` with the way back.
+   *
+   * @param tokens - i32 of any shape, 0 to numEmbeddings − 1
+   * @throws ShapeError when a token has no vector, or the tensor is not i32
+   */
+  vjp(tokens: Tensor<"i32">): Vjp<Pick<ModuleGradients, "parameters">> {
+    const out = this.forward(tokens);
+    const backward = (dOut: Tensor<"f32">): Pick<ModuleGradients, "parameters"> => {
+      checkGradient("Embedding.vjp", dOut, out.shape);
+      const embedding = zeros("f32", this.embedding.shape);
+      host.embedBackward(embedding, dOut, tokens.data);
+      return { parameters: { embedding } };
+    };
+    return { out, backward };
+  }
+
+  /**
    * The dot product of each vector with each token's: logits of a head that shares its weights.
    *
    * @param x - f32 [..., features]
@@ -80,5 +98,23 @@ export class Embedding extends Module {
       out[i] = sum;
     }
     return tensor("f32", [...axes, numEmbeddings], out);
+  }
+
+  /**
+   * `attend` with the way back.
+   *
+   * @param x - f32 [..., features]
+   * @throws ShapeError when the last axis has another size
+   */
+  attendVjp(x: Tensor<"f32">): Vjp<ModuleGradients> {
+    const out = this.attend(x);
+    const backward = (dOut: Tensor<"f32">): ModuleGradients => {
+      checkGradient("Embedding.attendVjp", dOut, out.shape);
+      const [dx, embedding] = [zeros("f32", x.shape), zeros("f32", this.embedding.shape)];
+      host.linearInputBackward(dx, dOut, this.embedding, false);
+      host.linearWeightBackward(embedding, dOut, x);
+      return { dx, parameters: { embedding } };
+    };
+    return { out, backward };
   }
 }

@@ -29,6 +29,19 @@ export function leadingAxes(where: string, x: Tensor, features: readonly number[
 }
 
 /**
+ * Refuses a gradient that is not one of an output of that shape.
+ *
+ * @throws ShapeError
+ */
+export function checkGradient(where: string, dOut: Tensor, shape: readonly number[]): void {
+  if (dOut.dtype !== "f32") throw new ShapeError(where, "an f32 tensor", { dtype: dOut.dtype });
+  if (dOut.shape.join() !== shape.join()) {
+    throw new ShapeError(where, "dOut must have the shape of the output", { dOut: dOut.shape, out: shape });
+  }
+  checkFilled(where, dOut);
+}
+
+/**
  * Refuses a tensor whose data do not fill its shape, as an object written by hand may be.
  *
  * @throws ShapeError

@@ -1,10 +1,11 @@
 /** Linear layers: y = x · kernel + bias. */
 
 import { ConfigError } from "../errors.ts";
-import { sizeOf, type Tensor, tensor } from "../tensor.ts";
-import { checkCount, leadingAxes } from "./features.ts";
-import { type Initializer, lecunNormal, zeros } from "./initializers.ts";
-import { Module, type ParameterTree } from "./module.ts";
+import { f32, reshape, sizeOf, type Tensor, tensor, zeros } from "../tensor.ts";
+import { checkCount, checkGradient, leadingAxes } from "./features.ts";
+import { host } from "./host.ts";
+import { type Initializer, zeros as initialZeros, lecunNormal } from "./initializers.ts";
+import { Module, type ModuleGradients, type ParameterTree, type Vjp } from "./module.ts";
 import type { Rngs } from "./rngs.ts";
 
 /** How a linear layer starts. */
@@ -46,7 +47,7 @@ export class LinearGeneral extends Module {
     this.#name = name;
     this.inFeatures = sizes(name, "inFeatures", inFeatures);
     this.outFeatures = sizes(name, "outFeatures", outFeatures);
-    const { rngs, useBias = true, kernelInit = lecunNormal(), biasInit = zeros() } = options;
+    const { rngs, useBias = true, kernelInit = lecunNormal(), biasInit = initialZeros() } = options;
     const flat = [sizeOf(this.inFeatures), sizeOf(this.outFeatures)];
     const kernel = kernelInit(rngs.next("params"), flat);
     this.kernel = tensor("f32", [...this.inFeatures, ...this.outFeatures], kernel.data);
@@ -78,6 +79,32 @@ export class LinearGeneral extends Module {
       y.set(sums, row * outputs);
     }
     return tensor("f32", [...axes, ...this.outFeatures], y);
+  }
+
+  /**
+   * `forward` with the way back.
+   *
+   * @param x - f32 [..., ...in]
+   * @throws ShapeError when the last axes are others
+   */
+  vjp(x: Tensor<"f32">): Vjp<ModuleGradients> {
+    const out = this.forward(x);
+    return { out, backward: (dOut) => this.#backward(x, dOut, out.shape) };
+  }
+
+  #backward(x: Tensor<"f32">, dOut: Tensor<"f32">, shape: readonly number[]): ModuleGradients {
+    checkGradient(`${this.#name}.vjp`, dOut, shape);
+    const [inputs, outputs] = [sizeOf(this.inFeatures), sizeOf(this.outFeatures)];
+    const rows = x.data.length / inputs;
+    const [dx, kernel] = [zeros("f32", x.shape), zeros("f32", this.kernel.shape)];
+    const given = reshape(dOut, [rows, outputs]);
+    // dx = dOut · kernelᵀ and dkernel = xᵀ · dOut: the backend's weights are [outputs, inputs].
+    host.linear(dx, given, reshape(this.kernel, [inputs, outputs]));
+    host.linearWeightBackward(reshape(kernel, [inputs, outputs]), reshape(x, [rows, inputs]), given);
+    if (this.bias === null) return { dx, parameters: { kernel } };
+    const sums = new Float64Array(outputs);
+    for (let i = 0; i < dOut.data.length; i++) sums[i % outputs] += dOut.data[i];
+    return { dx, parameters: { kernel, bias: f32(this.outFeatures, sums) } };
   }
 }
 

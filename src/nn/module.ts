@@ -12,7 +12,27 @@ export type ParameterTree = { readonly [name: string]: Tensor<"f32"> | Parameter
 /** Values for parameters by name, in any float type. */
 export type ParameterValues = { readonly [name: string]: Tensor | ParameterValues };
 
-/** What all modules have. */
+/** An output, and the way back from it. */
+export type Vjp<Gradients> = {
+  readonly out: Tensor<"f32">;
+  /**
+   * Gradients of Σ dOut · out, in new tensors. The parameters must be those of the call: change them afterwards.
+   *
+   * @param dOut - f32, of the shape of `out`
+   * @throws ShapeError when it has another shape
+   */
+  readonly backward: (dOut: Tensor<"f32">) => Gradients;
+};
+
+/** Gradients of a module with one input. */
+export type ModuleGradients = {
+  /** f32, of the shape of the input. */
+  readonly dx: Tensor<"f32">;
+  /** A tree like that of `parameters()`. */
+  readonly parameters: ParameterTree;
+};
+
+/** What all modules have. Those that can be differentiated also have `vjp`, which is `forward` and the way back. */
 export abstract class Module {
   /** The parameters by name; empty where there are none. */
   abstract parameters(): ParameterTree;
@@ -24,25 +44,39 @@ export abstract class Module {
    * @throws ConfigError when a name is missing or unknown; ShapeError when a shape differs
    */
   load(values: ParameterValues): void {
-    const wanted = flattenParameters(this.parameters());
-    const given = flattenParameters(values);
-    for (const name of Object.keys(given)) {
-      if (!Object.hasOwn(wanted, name)) {
-        throw new ConfigError("load", "only names of this module", { name }, `It has ${nameList(wanted)}.`);
-      }
-    }
-    const copies = Object.entries(wanted).map(([name, parameter]) => {
-      const value = Object.hasOwn(given, name) ? given[name] : undefined;
-      if (value === undefined) {
-        throw new ConfigError("load", "a value for every parameter", { missing: name });
-      }
-      if (value.shape.join() !== parameter.shape.join()) {
-        throw new ShapeError("load", `${name} must have shape [${parameter.shape}]`, { shape: value.shape });
-      }
-      return { parameter, values: toF32(value) };
-    });
-    for (const { parameter, values: copied } of copies) (parameter as Tensor<"f32">).data.set(copied);
+    const pairs = matchParameters("load", this.parameters(), values);
+    const copies = pairs.map(({ parameter, value }) => ({ parameter, values: toF32(value) }));
+    for (const { parameter, values: copied } of copies) parameter.data.set(copied);
   }
+}
+
+/**
+ * Parameters and the values that have their names.
+ *
+ * @throws ConfigError when a name is missing or unknown; ShapeError when a shape differs
+ */
+export function matchParameters(
+  where: string,
+  parameters: ParameterTree,
+  values: ParameterValues,
+): { readonly name: string; readonly parameter: Tensor<"f32">; readonly value: Tensor }[] {
+  const wanted = flattenParameters(parameters);
+  const given = flattenParameters(values);
+  for (const name of Object.keys(given)) {
+    if (!Object.hasOwn(wanted, name)) {
+      throw new ConfigError(where, "only names of this module", { name }, `It has ${nameList(wanted)}.`);
+    }
+  }
+  return Object.entries(wanted).map(([name, parameter]) => {
+    const value = Object.hasOwn(given, name) ? given[name] : undefined;
+    if (value === undefined) {
+      throw new ConfigError(where, "a value for every parameter", { missing: name });
+    }
+    if (value.shape.join() !== parameter.shape.join()) {
+      throw new ShapeError(where, `${name} must have shape [${parameter.shape}]`, { shape: value.shape });
+    }
+    return { name, parameter: parameter as Tensor<"f32">, value };
+  });
 }
 
 /** A tree as one record, names joined by dots: `{ query: { kernel } }` becomes `{ "query.kernel": kernel }`. */

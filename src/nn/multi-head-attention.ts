@@ -1,13 +1,14 @@
 /** Multi-head attention as a module, with whatever attention function is put into it. */
 
-import type { Engine } from "../engine/index.ts";
 import { CapabilityError, ConfigError, ShapeError } from "../errors.ts";
 import { causal } from "../mask/index.ts";
-import type { Tensor } from "../tensor.ts";
+import { type Tensor, tensor } from "../tensor.ts";
 import {
   type AttentionDropout,
+  type AttentionEngine,
   type AttentionFunction,
   type AttentionFunctionOptions,
+  type AttentionFunctionResult,
   dotProductAttention,
   type MaskRows,
 } from "./attention-function.ts";
@@ -16,8 +17,9 @@ import { DecodeCache, type DecodeCacheOptions } from "./decode-cache.ts";
 import { checkCount } from "./features.ts";
 import type { Initializer } from "./initializers.ts";
 import { LinearGeneral } from "./linear.ts";
-import { Module, type ParameterTree } from "./module.ts";
-import { LayerNorm, RMSNorm } from "./norm.ts";
+import { Module, type ParameterTree, type Vjp } from "./module.ts";
+import type { LayerNorm, RMSNorm } from "./norm.ts";
+import { headNorm, project } from "./projection.ts";
 import type { RngStream, Rngs } from "./rngs.ts";
 
 /** Sizes of a MultiHeadAttention, and how it starts. */
@@ -55,7 +57,7 @@ export type MultiHeadAttentionOptions = {
   /** `biasInit` unless told. */
   readonly outBiasInit?: Initializer;
   /** Where attention is computed; on the host, in f64, when absent. Projections are always computed on the host. */
-  readonly engine?: Pick<Engine, "attention">;
+  readonly engine?: AttentionEngine;
   /** Keys of `params`, and of `dropout` where there is a rate. */
   readonly rngs: Rngs;
 };
@@ -83,7 +85,20 @@ export type MultiHeadAttentionResult = {
   readonly weights?: Tensor<"f32">;
 };
 
-type Attended = { readonly out: Tensor<"f32">; readonly weights?: Tensor<"f32"> };
+/** Gradients of a call. */
+export type MultiHeadAttentionGradients = {
+  /** f32 [..., Tq, inFeatures]; also of what keys and values are made of, where that is the same. */
+  readonly dInputsQ: Tensor<"f32">;
+  /** f32 [..., Tk, inKvFeatures], where `inputsK` was given; also of values, where they are made of it. */
+  readonly dInputsK?: Tensor<"f32">;
+  /** f32 [..., Tk, inKvFeatures], where `inputsV` was given. */
+  readonly dInputsV?: Tensor<"f32">;
+  /** A tree like that of `parameters()`. */
+  readonly parameters: ParameterTree;
+};
+
+/** What a call gives, and the way back. */
+export type MultiHeadAttentionVjp = MultiHeadAttentionResult & Vjp<Promise<MultiHeadAttentionGradients>>;
 
 /** In self-attention without a cache, keys are the queries' tokens, and so what is known of them. */
 const SAME_TOKENS = [
@@ -181,19 +196,54 @@ export class MultiHeadAttention extends Module {
   ): Promise<Required<MultiHeadAttentionResult>>;
   async forward(inputsQ: Tensor<"f32">, call?: MultiHeadAttentionCall): Promise<MultiHeadAttentionResult>;
   async forward(inputsQ: Tensor<"f32">, call: MultiHeadAttentionCall = {}): Promise<MultiHeadAttentionResult> {
+    const { out, weights } = (await this.#run(inputsQ, call)).attended;
+    return { out: this.out.forward(out), ...(weights === undefined ? {} : { weights }) };
+  }
+
+  /**
+   * `forward` with the way back; without a cache.
+   *
+   * @param inputsQ - f32 [..., Tq, inFeatures], any batch axes
+   * @throws as `forward`, and CapabilityError when the attention function or the engine has no gradients
+   */
+  async vjp(inputsQ: Tensor<"f32">, call: Omit<MultiHeadAttentionCall, "cache"> = {}): Promise<MultiHeadAttentionVjp> {
+    const { inputsK, inputsV } = call;
+    const { query, key, value, attended } = await this.#run(inputsQ, call, { differentiate: true });
+    const output = this.out.vjp(attended.out);
+    const backward = async (dOut: Tensor<"f32">): Promise<MultiHeadAttentionGradients> => {
+      const last = output.backward(dOut);
+      const { dQuery, dKey, dValue } = await (attended as Required<AttentionFunctionResult>).backward(last.dx);
+      const [q, k, v] = [query.backward(dQuery), key.backward(dKey), value.backward(dValue)];
+      const parameters = {
+        ...{ query: q.linear, key: k.linear, value: v.linear },
+        ...(q.norm && k.norm ? { query_ln: q.norm, key_ln: k.norm } : {}),
+        out: last.parameters,
+      };
+      if (inputsK === undefined) return { dInputsQ: sum(q.dx, k.dx, v.dx), parameters };
+      if (inputsV === undefined) return { dInputsQ: q.dx, dInputsK: sum(k.dx, v.dx), parameters };
+      return { dInputsQ: q.dx, dInputsK: k.dx, dInputsV: v.dx, parameters };
+    };
+    const { weights } = attended;
+    return { out: output.out, backward, ...(weights === undefined ? {} : { weights }) };
+  }
+
+  /** Everything up to the last projection. */
+  async #run(inputsQ: Tensor<"f32">, call: MultiHeadAttentionCall, extra: { readonly differentiate?: true } = {}) {
     const { inputsK, inputsV, cache, deterministic, rngs, ...options } = call;
     this.#checkInputs(inputsQ, call);
-    const query = normalized(this.query.forward(inputsQ), this.queryNorm);
-    const key = normalized(this.key.forward(inputsK ?? inputsQ), this.keyNorm);
-    const value = this.value.forward(inputsV ?? inputsK ?? inputsQ);
+    if (cache !== undefined && extra.differentiate) {
+      throw new ConfigError("MultiHeadAttention.vjp", "no cache", {}, "Pass all tokens at once, with mask: causal().");
+    }
+    const query = project(inputsQ, this.query, this.queryNorm);
+    const key = project(inputsK ?? inputsQ, this.key, this.keyNorm);
+    const value = project(inputsV ?? inputsK ?? inputsQ, this.value, null);
     const { engine } = this.#options;
-    const known = given({ ...options, engine, dropout: this.#dropout(deterministic, rngs) });
+    const known = given({ ...options, ...extra, engine, dropout: this.#dropout(deterministic, rngs) });
     const attended =
       cache === undefined
-        ? await this.#attend(query, key, value, inputsK === undefined ? withKeyRows(known) : known)
-        : await this.#attendCached(query, key, value, known, cache);
-    const { out, weights } = attended;
-    return { out: this.out.forward(out), ...(weights === undefined ? {} : { weights }) };
+        ? await this.#attend(query.out, key.out, value.out, inputsK === undefined ? withKeyRows(known) : known)
+        : await this.#attendCached(query.out, key.out, value.out, known, cache);
+    return { query, key, value, attended };
   }
 
   async #attendCached(
@@ -202,7 +252,7 @@ export class MultiHeadAttention extends Module {
     value: Tensor<"f32">,
     options: AttentionFunctionOptions,
     cache: DecodeCache,
-  ): Promise<Attended> {
+  ): Promise<AttentionFunctionResult> {
     const tokens = { key, value, positions: options.queryPositions, segments: options.querySegments };
     return cache.add(tokens, ({ key: keys, value: values, ...rows }) => {
       const length = keys.shape.at(-3) as number;
@@ -216,23 +266,25 @@ export class MultiHeadAttention extends Module {
     key: Tensor<"f32">,
     value: Tensor<"f32">,
     options: AttentionFunctionOptions,
-  ): Promise<Attended> {
+  ): Promise<AttentionFunctionResult> {
     const attentionFunction = this.#options.attentionFunction ?? dotProductAttention;
-    const { out, weights } = await attentionFunction(query, key, value, options);
+    const { out, weights, backward } = await attentionFunction(query, key, value, options);
     if (out.shape.join() !== query.shape.join()) {
       throw new ShapeError("MultiHeadAttention", "the attention function must keep the shape of its queries", {
         query: query.shape,
         out: out.shape,
       });
     }
-    if (options.captureWeights !== true) return { out };
-    if (weights !== undefined) return { out, weights };
-    throw new CapabilityError(
-      "MultiHeadAttention",
-      "an attention function that returns weights",
-      { captureWeights: true },
-      "dotProductAttention does.",
-    );
+    const { captureWeights = false, differentiate = false } = options;
+    const refuse = (result: string, asked: object): never => {
+      const wanted = `an attention function that returns ${result}`;
+      throw new CapabilityError("MultiHeadAttention", wanted, { ...asked }, "dotProductAttention does.");
+    };
+    return given({
+      out,
+      weights: captureWeights ? (weights ?? refuse("weights", { captureWeights })) : undefined,
+      backward: differentiate ? (backward ?? refuse("backward", { differentiate })) : undefined,
+    });
   }
 
   #dropout(
@@ -292,22 +344,16 @@ export class MultiHeadAttention extends Module {
   }
 }
 
-function headNorm(kind: "layer" | "rms" | undefined, headDim: number, rngs: Rngs): LayerNorm | RMSNorm | null {
-  if (kind === undefined) return null;
-  if (kind === "layer") return new LayerNorm(headDim, { useBias: false, rngs });
-  if (kind === "rms") return new RMSNorm(headDim, { rngs });
-  throw new ConfigError("MultiHeadAttention", 'qkNorm must be "layer" or "rms"', { qkNorm: kind });
-}
-
-function normalized(x: Tensor<"f32">, norm: LayerNorm | RMSNorm | null): Tensor<"f32"> {
-  return norm === null ? x : norm.forward(x);
-}
-
 function withKeyRows(options: AttentionFunctionOptions): AttentionFunctionOptions {
   return given({
     ...options,
     ...Object.fromEntries(SAME_TOKENS.map(([ofQueries, ofKeys]) => [ofKeys, options[ofKeys] ?? options[ofQueries]])),
   });
+}
+
+function sum(first: Tensor<"f32">, ...others: readonly Tensor<"f32">[]): Tensor<"f32"> {
+  const numbers = first.data.map((value, i) => others.reduce((total, { data }) => total + data[i], value));
+  return tensor("f32", first.shape, numbers);
 }
 
 /** The properties that have a value. */

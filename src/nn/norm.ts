@@ -1,9 +1,10 @@
 /** Normalisation over the last axis. */
 
-import { type Tensor, tensor } from "../tensor.ts";
-import { checkCount, leadingAxes } from "./features.ts";
-import { type Initializer, ones, zeros } from "./initializers.ts";
-import { Module, type ParameterTree } from "./module.ts";
+import { f32, type Tensor, tensor, zeros } from "../tensor.ts";
+import { checkCount, checkGradient, leadingAxes } from "./features.ts";
+import { host } from "./host.ts";
+import { type Initializer, zeros as initialZeros, ones } from "./initializers.ts";
+import { Module, type ModuleGradients, type ParameterTree, type Vjp } from "./module.ts";
 import type { Rngs } from "./rngs.ts";
 
 /** How an RMSNorm starts. */
@@ -43,7 +44,14 @@ export class LayerNorm extends Module {
    */
   constructor(numFeatures: number, options: LayerNormOptions) {
     super();
-    const { rngs, epsilon = 1e-6, useScale = true, scaleInit = ones(), useBias = true, biasInit = zeros() } = options;
+    const {
+      rngs,
+      epsilon = 1e-6,
+      useScale = true,
+      scaleInit = ones(),
+      useBias = true,
+      biasInit = initialZeros(),
+    } = options;
     this.numFeatures = checkCount("LayerNorm", "numFeatures", numFeatures);
     this.epsilon = epsilon;
     this.scale = useScale ? scaleInit(rngs.next("params"), [numFeatures]) : null;
@@ -62,6 +70,24 @@ export class LayerNorm extends Module {
   forward(x: Tensor<"f32">): Tensor<"f32"> {
     leadingAxes("LayerNorm.forward", x, [this.numFeatures]);
     return normalized(x, this, (row) => row.reduce((sum, value) => sum + value, 0) / row.length);
+  }
+
+  /**
+   * `forward` with the way back.
+   *
+   * @param x - f32 [..., features]
+   * @throws ShapeError when the last axis has another size
+   */
+  vjp(x: Tensor<"f32">): Vjp<ModuleGradients> {
+    const out = this.forward(x);
+    const backward = (dOut: Tensor<"f32">): ModuleGradients => {
+      checkGradient("LayerNorm.vjp", dOut, out.shape);
+      const dx = zeros("f32", x.shape);
+      const [scale, bias] = [0, 1].map(() => zeros("f32", [this.numFeatures]));
+      host.layerNormBackward(dx, scale, dOut, x, gainOf(this), this.epsilon, false, bias);
+      return { dx, parameters: present({ scale: this.scale && scale, bias: this.bias && bias }) };
+    };
+    return { out, backward };
   }
 }
 
@@ -100,6 +126,23 @@ export class RMSNorm extends Module {
     leadingAxes("RMSNorm.forward", x, [this.numFeatures]);
     return normalized(x, { ...this, bias: null }, () => 0);
   }
+
+  /**
+   * `forward` with the way back.
+   *
+   * @param x - f32 [..., features]
+   * @throws ShapeError when the last axis has another size
+   */
+  vjp(x: Tensor<"f32">): Vjp<ModuleGradients> {
+    const out = this.forward(x);
+    const backward = (dOut: Tensor<"f32">): ModuleGradients => {
+      checkGradient("RMSNorm.vjp", dOut, out.shape);
+      const [dx, scale] = [zeros("f32", x.shape), zeros("f32", [this.numFeatures])];
+      host.rmsNormBackward(dx, scale, dOut, x, gainOf(this), this.epsilon, false);
+      return { dx, parameters: present({ scale: this.scale && scale }) };
+    };
+    return { out, backward };
+  }
 }
 
 type Norm = {
@@ -122,6 +165,10 @@ function normalized(x: Tensor<"f32">, norm: Norm, centre: (row: Float64Array) =>
     }
   }
   return tensor("f32", x.shape, out);
+}
+
+function gainOf({ scale, numFeatures }: Pick<Norm, "scale" | "numFeatures">): Tensor<"f32"> {
+  return scale ?? f32([numFeatures], new Array(numFeatures).fill(1));
 }
 
 function present(parameters: Readonly<Record<string, Tensor<"f32"> | null>>): ParameterTree {

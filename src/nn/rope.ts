@@ -10,12 +10,13 @@ import {
   type RotaryCache,
   type RotaryLayer,
   type RotaryTable,
+  type RotationDirection,
   rotaryTable,
   rotate,
 } from "../rope/index.ts";
 import { sizeOf, type Tensor, tensor } from "../tensor.ts";
-import { leadingAxes } from "./features.ts";
-import { Module, type ParameterTree } from "./module.ts";
+import { checkGradient, leadingAxes } from "./features.ts";
+import { Module, type ModuleGradients, type ParameterTree, type Vjp } from "./module.ts";
 
 /** Which rotation: a plain one by `headDim` and `theta`, any schedule, or a whole layer. */
 export type RoPEOptions = {
@@ -89,20 +90,47 @@ export class RoPE extends Module {
    * @throws ConfigError when a position lies outside the kept angles
    */
   forward(x: Tensor<"f32">, { positions }: RoPECall = {}): Tensor<"f32"> {
+    return rotated(x, this, this.#positions(x, positions));
+  }
+
+  /**
+   * `forward` with the way back.
+   *
+   * @param x - f32 [..., T, H, D]
+   * @throws ShapeError or ConfigError as `forward`
+   */
+  vjp(x: Tensor<"f32">, { positions }: RoPECall = {}): Vjp<Pick<ModuleGradients, "dx">> {
+    const rows = this.#positions(x, positions);
+    const out = rotated(x, this, rows);
+    const backward = (dOut: Tensor<"f32">): Pick<ModuleGradients, "dx"> => {
+      checkGradient("RoPE.vjp", dOut, out.shape);
+      return { dx: rotated(dOut, this, rows, { direction: "transpose" }) };
+    };
+    return { out, backward };
+  }
+
+  /** Positions of every token of x. */
+  #positions(x: Tensor<"f32">, positions: Positions | undefined): Positions {
     const [, T, ...batch] = tokenAxes(x, this.layer.headDim);
-    return rotated(x, this, allRows(positions ?? Array.from({ length: T }, (_, t) => t), sizeOf(batch) * T, T));
+    return allRows(positions ?? Array.from({ length: T }, (_, t) => t), sizeOf(batch) * T, T);
   }
 }
 
 /**
  * Rotates x f32 [..., T, H, D] by one position for each of its B·T tokens.
  *
- * @param length - tokens of the sequence where the module was not told
+ * @param options - `length`: tokens of the sequence where the module was not told; `direction`: "transpose" turns the
+ * gradient of what was rotated into that of x
  */
-export function rotated(x: Tensor<"f32">, rope: RoPE, positions: Positions, length?: number): Tensor<"f32"> {
+export function rotated(
+  x: Tensor<"f32">,
+  rope: RoPE,
+  positions: Positions,
+  { length, direction = "forward" }: { length?: number; direction?: RotationDirection } = {},
+): Tensor<"f32"> {
   const { headDim } = rope.layer;
   const [heads] = tokenAxes(x, headDim);
-  return tensor("f32", x.shape, rotate(x.data, rope.table(positions, length), { heads, headDim }));
+  return tensor("f32", x.shape, rotate(x.data, rope.table(positions, length), { heads, headDim, direction }));
 }
 
 /** H, T and the batch axes, in this order. */

@@ -1,6 +1,7 @@
 /** Attention that rotates queries and keys first. */
 
 import { ConfigError } from "../errors.ts";
+import type { Tensor } from "../tensor.ts";
 import {
   type AttentionFunction,
   type AttentionFunctionOptions,
@@ -41,12 +42,25 @@ export function dotProductAttentionWithRope({
     };
     let last = 0; // both sides turn by the frequencies of one length
     for (const row of Object.values(positions)) for (const position of row) last = Math.max(last, position);
-    return attention(
-      rotated(query, rope, positions.queryPositions, last + 1),
-      rotated(key, rope, positions.keyPositions, last + 1),
-      value,
-      { ...options, ...positions },
-    );
+    const turn = (x: Tensor<"f32">, row: Int32Array, direction: "forward" | "transpose" = "forward"): Tensor<"f32"> =>
+      rotated(x, rope, row, { length: last + 1, direction });
+    const result = await attention(turn(query, positions.queryPositions), turn(key, positions.keyPositions), value, {
+      ...options,
+      ...positions,
+    });
+    const { backward } = result;
+    if (backward === undefined) return result;
+    return {
+      ...result,
+      backward: async (dOut) => {
+        const { dQuery, dKey, ...rest } = await backward(dOut);
+        return {
+          ...rest,
+          dQuery: turn(dQuery, positions.queryPositions, "transpose"),
+          dKey: turn(dKey, positions.keyPositions, "transpose"),
+        };
+      },
+    };
   };
 }
 

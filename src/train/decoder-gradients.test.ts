@@ -97,6 +97,8 @@ describe("gradients of a decoder", () => {
     ["shared keys, tied head", LLAMA],
     ["biases, head norms, a window, scaled frequencies, a head of its own", QWEN3],
     ["biases of the feed-forward block", { ...LLAMA, mlp_bias: true, num_hidden_layers: 1 }],
+    ["gates by GELU", { ...LLAMA, hidden_act: "gelu", num_hidden_layers: 1 }],
+    ["gates by GELU's approximation", { ...LLAMA, hidden_act: "gelu_new", num_hidden_layers: 1 }],
     ["interleaved pairs of half the head", { ...LLAMA, num_hidden_layers: 1, partial_rotary_factor: 0.5 }, INTERLEAVED],
   ])("of all parameters equal differences of the loss: %s", async (_, config, change = {}) => {
     const model = await modelOf(config);

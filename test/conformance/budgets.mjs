@@ -15,8 +15,17 @@ export const NORM = 2e-6;
 /** Linear layers of up to 1024 inputs between −1 and 1, with weights of 1/√inputs. */
 export const LINEAR = 2e-6;
 
+/** The same for one token where weights are codes of 8 or 4 bits: inputs are rounded to 16 bits, in blocks of 32. */
+export const LINEAR_CODES = 1e-4;
+
 /** Attention over up to some thousand keys. */
 export const ATTENTION = 2e-6;
 
 /** Logits of a decoder of a few layers. */
 export const LOGITS = 1e-5;
+
+/** Losses of a decoder of a few layers in training, from step to step. */
+export const LOSSES = 1e-5;
+
+/** Gradients of its weights, and of single operations over some hundred rows. */
+export const GRADIENTS = 1e-5;

@@ -45,6 +45,18 @@ class Side {
   }
 }
 
+/** Whether inputs are rounded for the sake of integer products. */
+function isCodes(dtype, tokens, inputs) {
+  return tokens === 1 && ["int8", "q8_0", "q4_0"].includes(dtype) && inputs % 32 === 0;
+}
+
+function linear(side, [dtype, tokens, inputs, outputs, bias]) {
+  const out = side.out(tokens, outputs);
+  const weight = side.matrix(4, dtype, outputs, inputs);
+  side.backend.linear(out, side.x(5, tokens, inputs), weight, bias ? side.vector(6, outputs) : undefined);
+  return out;
+}
+
 /** Random numbers in any element type; 16-bit ones by their bits: signs, exponents of ordinary size, all mantissas. */
 function numbers(dtype, shape, seed, scale) {
   const length = shape.reduce((a, b) => a * b, 1);
@@ -114,23 +126,31 @@ const OPERATIONS = [
         [1, 31, 67],
         [3, 29, 5],
         [13, 64, 33],
+        [1, 64, 36],
+        [13, 72, 36],
         [1, 257, 515],
         [1, 224, 515],
         [29, 131, 103],
         [29, 96, 103],
       ]
         .filter(([, inputs]) => !dtype.startsWith("q") || inputs % 32 === 0)
+        .filter(([tokens, inputs]) => !isCodes(dtype, tokens, inputs))
         .flatMap((sizes) => [
           [dtype, ...sizes, false],
           [dtype, ...sizes, true],
         ]),
     ),
-    (side, [dtype, tokens, inputs, outputs, bias]) => {
-      const out = side.out(tokens, outputs);
-      const weight = side.matrix(4, dtype, outputs, inputs);
-      side.backend.linear(out, side.x(5, tokens, inputs), weight, bias ? side.vector(6, outputs) : undefined);
-      return out;
-    },
+    linear,
+  ],
+  [
+    "linear of one token with weights that are codes",
+    budgets.LINEAR_CODES,
+    ["int8", "q8_0", "q4_0"].flatMap((dtype) => [
+      [dtype, 1, 32, 1, false],
+      [dtype, 1, 224, 515, true],
+      [dtype, 1, 1056, 37, true],
+    ]),
+    linear,
   ],
   [
     "rotate",

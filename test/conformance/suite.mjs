@@ -11,6 +11,7 @@ import { ENGINE_CHECKS } from "./engine-checks.mjs";
 import { KERNEL_CHECKS } from "./kernel-checks.mjs";
 import { expectSame } from "./numbers.mjs";
 import { OPERATOR_CHECKS } from "./operator-checks.mjs";
+import { TRAINING_CHECKS } from "./training-checks.mjs";
 
 /** Ways to make a backend: with and without relaxed SIMD, threads and shared memory. */
 const MODES = [
@@ -24,7 +25,14 @@ const MODES = [
 
 const MAX_BYTES = 2 ** 27;
 
-const CHECKS = [...KERNEL_CHECKS, ...ATTENTION_CHECKS, ...OPERATOR_CHECKS, ...DECODER_CHECKS, ...ENGINE_CHECKS];
+const CHECKS = [
+  ...KERNEL_CHECKS,
+  ...ATTENTION_CHECKS,
+  ...OPERATOR_CHECKS,
+  ...DECODER_CHECKS,
+  ...TRAINING_CHECKS,
+  ...ENGINE_CHECKS,
+];
 
 /** What a mode needs and the runtime lacks, if anything. */
 function lacking({ options }, features) {

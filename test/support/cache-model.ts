@@ -8,12 +8,16 @@ export type ModelRotation = { readonly pairing: "half" | "interleaved"; readonly
 
 /** What a head holds of one token. */
 export type ModelRow = {
-  readonly key: readonly number[];
+  key: readonly number[];
   readonly value: readonly number[];
   position: number;
   readonly segment: number;
   /** How often the key has turned. */
   moves: number;
+  /** How often channels of it were cleared and the rest stored again. */
+  cleared: number;
+  /** Channels that it holds; absent: all. */
+  width?: number | undefined;
 };
 
 /** A key at a position. */
@@ -27,6 +31,11 @@ export function rotatedKey(key: readonly number[], position: number, { pairing, 
     out[b] = factor * (key[b] * Math.cos(angle) + key[a] * Math.sin(angle));
   }
   return out;
+}
+
+/** A key before it was rotated to a position. */
+function unrotatedKey(key: readonly number[], position: number, { pairing, factor }: ModelRotation): number[] {
+  return rotatedKey(key, -position, { pairing, factor: 1 / factor });
 }
 
 /** Layers of heads of rows. */
@@ -62,7 +71,11 @@ export class CacheModel {
   erase(start: number, end: number, closeGap: boolean): void {
     this.#filter((row) => row.position < start || row.position >= end);
     if (!closeGap) return;
-    for (const row of this.heads.flat(2)) if (row.position >= end) this.#move(row, row.position - (end - start));
+    for (const heads of this.heads) {
+      for (const row of heads.flat()) {
+        if (row.position >= end) this.#move(heads, row, row.position - (end - start));
+      }
+    }
     if (this.next >= end) this.next -= end - start;
     else this.next = Math.min(this.next, start);
   }
@@ -73,16 +86,41 @@ export class CacheModel {
 
   moveTo(layer: number, head: number, positions: readonly number[]): void {
     this.heads[layer][head].forEach((row, slot) => {
-      this.#move(row, positions[slot]);
+      this.#move(this.heads[layer], row, positions[slot]);
     });
     this.next = Math.max(0, ...this.heads.flat(2).map((row) => row.position + 1));
+  }
+
+  /**
+   * Channels of the keys as they are rotated now become 0.
+   *
+   * @param dropped - [Hk][D]
+   * @param frees - whether keys hold fewer channels then
+   */
+  drop(layer: number, dropped: readonly (readonly boolean[])[], rotation: ModelRotation, frees: boolean): void {
+    const counts = dropped.map((list) => list.filter((goes) => !goes).length);
+    const width = Math.max(1, ...counts);
+    const narrows = frees && width < dropped[0].length;
+    this.heads[layer].forEach((rows, head) => {
+      for (const row of rows) {
+        const key = rotatedKey(row.key, row.position, rotation).map((x, d) => (dropped[head][d] ? 0 : x));
+        row.key = unrotatedKey(key, row.position, rotation);
+        if (narrows) row.width = width;
+        if (!narrows || counts.some((count) => count < width)) row.cleared++;
+      }
+    });
   }
 
   merge(other: CacheModel): void {
     const next = Math.max(this.next, other.next);
     other.heads.forEach((heads, layer) => {
+      const isEmpty = this.heads[layer].every((rows) => rows.length === 0);
       heads.forEach((rows, head) => {
-        this.append(layer, head, rows);
+        this.append(
+          layer,
+          head,
+          rows.map((row) => (isEmpty ? row : { ...row, width: undefined })),
+        );
       });
     });
     this.next = next;
@@ -93,9 +131,12 @@ export class CacheModel {
     this.next = 0;
   }
 
-  #move(row: ModelRow, position: number): void {
-    if (row.position !== position) row.moves++;
+  /** A key that turns is of full width again, and with it all of its layer. */
+  #move(heads: readonly ModelRow[][], row: ModelRow, position: number): void {
+    if (row.position === position) return;
+    row.moves++;
     row.position = position;
+    if (row.width !== undefined) for (const one of heads.flat()) one.width = undefined;
   }
 
   #filter(keeps: (row: ModelRow) => boolean): void {

@@ -3,13 +3,25 @@
  * caller's thread. Slow, and right.
  */
 
-import { type QuantizedKv, quantizeKv, referenceAttention } from "../../attention/index.ts";
+import {
+  type AttentionState,
+  emptyState,
+  finishState,
+  type KvViews,
+  mergeStates,
+  type NarrowedKv,
+  type QuantizedKv,
+  quantizeKv,
+  referenceAttention,
+  referenceState,
+  sinkState,
+} from "../../attention/index.ts";
 import { allocate } from "../../dtype.ts";
 import { ShapeError } from "../../errors.ts";
 import { rotateInto } from "../../rope/index.ts";
 import { type Tensor, takeHeads, tensor, toF32, zeros } from "../../tensor.ts";
 import type { Activation, AttendCall, Backend, RotationTable } from "../backend.ts";
-import { headViews } from "../head-views.ts";
+import { headViews, keptNumbers } from "../head-views.ts";
 import {
   convertWeights,
   createMatrix,
@@ -19,6 +31,7 @@ import {
   type WeightType,
   weightsToF32,
 } from "../weight-matrix.ts";
+import { ACTIVATIONS } from "./activations.ts";
 
 /** The oracle as a backend. */
 export function createReferenceBackend(): Backend {
@@ -91,9 +104,13 @@ export class ReferenceBackend implements Backend {
   }
 
   attend(out: Tensor<"f32">, call: AttendCall): void {
-    const { q, mask, queryPositions, querySegments, scale, softcap, sinks } = call;
+    const { q, kv: views, mask, queryPositions, querySegments, scale, softcap, sinks } = call;
+    if ("narrow" in views) {
+      attendParts(out, call, views);
+      return;
+    }
     const H = q.shape[1];
-    for (const { kv, head, heads } of headViews(call)) {
+    for (const { kv, head, heads } of headViews({ q, kv: views })) {
       const result = referenceAttention({
         q: heads === H ? q : takeHeads(q, head, heads),
         kv,
@@ -110,7 +127,7 @@ export class ReferenceBackend implements Backend {
 
   gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void {
     const f = ACTIVATIONS[activation];
-    for (let at = 0; at < out.data.length; at++) out.data[at] = f(gate.data[at]) * up.data[at];
+    for (let at = 0; at < out.data.length; at++) out.data[at] = f(gate.data[at]).value * up.data[at];
   }
 
   add(out: Tensor<"f32">, a: Tensor<"f32">, b: Tensor<"f32">): void {
@@ -135,9 +152,45 @@ export class ReferenceBackend implements Backend {
   dispose(): void {}
 }
 
-const ACTIVATIONS: Record<Activation, (x: number) => number> = {
-  silu: (x) => x / (1 + Math.exp(-x)),
-};
+/** Attention over both parts of a layer, joined. */
+function attendParts(out: Tensor<"f32">, call: AttendCall, { narrow, channels, full }: NarrowedKv): void {
+  const { q, sinks } = call;
+  const [T, H, D] = q.shape;
+  const places = keptNumbers([H, D], channels);
+  const kept = zeros("f32", [T, H, places.length / H]);
+  for (let t = 0; t < T; t++) {
+    for (let n = 0; n < places.length; n++) kept.data[t * places.length + n] = q.data[t * H * D + places[n]];
+  }
+  const states = [stateOf({ ...call, q: kept, kv: narrow }, out.shape), stateOf({ ...call, kv: full }, out.shape)];
+  if (sinks) states.push(sinkState(sinks, out.shape));
+  out.data.set(finishState(mergeStates(...states), "f32").out.data);
+}
+
+/** The state of all query heads over their views, without sinks. */
+function stateOf(call: AttendCall<KvViews>, shape: readonly number[]): AttentionState {
+  const { q, mask, queryPositions, querySegments, scale, softcap } = call;
+  const [T, H, Dv] = shape;
+  const all = emptyState(shape);
+  for (const { kv, head, heads } of headViews(call)) {
+    if (kv.positions.length === 0) continue;
+    const state = referenceState({
+      q: heads === H ? q : takeHeads(q, head, heads),
+      kv,
+      mask,
+      queryPositions,
+      querySegments,
+      scale,
+      ...(softcap !== undefined && { softcap }),
+    });
+    for (let t = 0; t < T; t++) {
+      const [from, to, row] = [t * heads, (t + 1) * heads, t * H + head];
+      all.max.set(state.max.subarray(from, to), row);
+      all.sum.set(state.sum.subarray(from, to), row);
+      all.weighted.set(state.weighted.subarray(from * Dv, to * Dv), row * Dv);
+    }
+  }
+  return all;
+}
 
 /** Writes x [T, heads, D] to heads of out [T, H, D]. */
 function putHeads(out: Tensor<"f32">, { shape: [T, heads, D], data }: Tensor, H: number, head: number): void {

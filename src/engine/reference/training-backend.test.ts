@@ -5,7 +5,7 @@ import { values } from "../../../test/support/values.ts";
 import type { KvView } from "../../attention/index.ts";
 import { causal, sameSegment } from "../../mask/index.ts";
 import { f32, type Tensor, zeros } from "../../tensor.ts";
-import type { AttendCall, RotationTable } from "../backend.ts";
+import type { Activation, AttendCall, RotationTable } from "../backend.ts";
 import { createReferenceTrainingBackend } from "./training-backend.ts";
 
 const backend = createReferenceTrainingBackend();
@@ -47,7 +47,30 @@ const rmsNorm = (x: ArrayLike<number>, w: ArrayLike<number>, eps: number): numbe
   });
 };
 
-const silu = (x: number): number => x / (1 + Math.exp(-x));
+const layerNorm = (x: ArrayLike<number>, w: ArrayLike<number>, b: ArrayLike<number>, eps: number): number[] => {
+  const C = w.length;
+  return Array.from(x, (value, at) => {
+    const row = Array.from(x).slice(at - (at % C), at - (at % C) + C);
+    const mean = row.reduce((a, c) => a + c, 0) / C;
+    const variance = row.reduce((a, c) => a + (c - mean) ** 2, 0) / C;
+    return ((value - mean) / Math.sqrt(variance + eps)) * w[at % C] + b[at % C];
+  });
+};
+
+/** exp(−t²/2)/√(2π) from −∞ to x, by Simpson's rule from 0. */
+const normalCdf = (x: number): number => {
+  const [steps, h] = [2000, x / 2000];
+  const density = (t: number): number => Math.exp((-t * t) / 2) / Math.sqrt(2 * Math.PI);
+  let sum = density(0) + density(x);
+  for (let i = 1; i < steps; i++) sum += (i % 2 === 0 ? 2 : 4) * density(i * h);
+  return 0.5 + (sum * h) / 3;
+};
+
+const ACTIVATIONS: Record<Activation, (x: number) => number> = {
+  silu: (x) => x / (1 + Math.exp(-x)),
+  gelu: (x) => x * normalCdf(x),
+  geluTanh: (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+};
 
 describe("gradients of the reference backend equal central differences", () => {
   it.each([false, true])("linear, accumulate %s", (accumulate) => {
@@ -82,18 +105,53 @@ describe("gradients of the reference backend equal central differences", () => {
     expectClose(dWeight.data, added(before.dWeight, wantDw), F32_STORED);
   });
 
-  it("the gate, in place", () => {
+  it.each([
+    ["of prime sizes", 3, 5, 0],
+    ["one wide", 3, 1, 0],
+    ["of pairs", 2, 2, 0],
+    ["with a mean of 1000 and a spread of 1", 3, 7, 1000],
+    ["of equal numbers", 2, 5, "equal"],
+  ] as const)("layerNorm of rows %s, accumulating or overwriting dOut", (_, T, C, offset) => {
+    const eps = 0.1;
+    for (const accumulate of [false, true]) {
+      const [x, weight, dOut, bias] = [values([T, C], 1), values([C], 2), values([T, C], 3), values([C], 6)];
+      for (let at = 0; at < T * C; at++) x.data[at] = offset === "equal" ? 0.3 : x.data[at] + offset;
+      const g = dOut.data.slice();
+      const out = values([T, C], 7);
+      backend.layerNorm(out, x, weight, eps, bias);
+      expectClose(out.data, layerNorm(x.data, weight.data, bias.data, eps), F32_STORED);
+      backend.layerNorm(out, x, weight, eps);
+      expectClose(out.data, layerNorm(x.data, weight.data, new Array(C).fill(0), eps), F32_STORED);
+      const dx = accumulate ? values([T, C], 4) : dOut;
+      const [dWeight, dBias] = [values([C], 5), values([C], 8)];
+      const before = { dx: dx.data.slice(), dWeight: dWeight.data.slice(), dBias: dBias.data.slice() };
+      backend.layerNormBackward(dx, dWeight, dOut, x, weight, eps, accumulate, dBias);
+      const loss = (x: ArrayLike<number>, w: ArrayLike<number>, b: ArrayLike<number>): number =>
+        weighted(g, layerNorm(x, w, b, eps));
+      const wantDx = differences(x.data, (a) => loss(a, weight.data, bias.data));
+      const wantDw = differences(weight.data, (w) => loss(x.data, w, bias.data));
+      const wantDb = differences(bias.data, (b) => loss(x.data, weight.data, b));
+      expectClose(dx.data, accumulate ? added(before.dx, wantDx) : wantDx, F32_STORED);
+      expectClose(dWeight.data, added(before.dWeight, wantDw), F32_STORED);
+      expectClose(dBias.data, added(before.dBias, wantDb), F32_STORED);
+    }
+  });
+
+  it.each(["silu", "gelu", "geluTanh"] as const)("the gate by %s, in place", (activation) => {
     const [gate, up, dOut] = [values([3, 7], 1), values([3, 7], 2), values([3, 7], 3)];
     const [a, b] = [gate.data.slice(), up.data.slice()];
     const loss = (a: ArrayLike<number>, b: ArrayLike<number>): number =>
       weighted(
         dOut.data,
-        Array.from(a, (value, i) => silu(4 * value) * b[i]),
+        Array.from(a, (value, i) => ACTIVATIONS[activation](4 * value) * b[i]),
       );
     gate.data.forEach((value, i) => {
       gate.data[i] = 4 * value;
     });
-    backend.gateBackward(gate, up, dOut, gate, up, "silu");
+    const out = values([3, 7], 4);
+    backend.gate(out, gate, up, activation);
+    expectClose([weighted(dOut.data, out.data)], [loss(a, b)], F32_STORED);
+    backend.gateBackward(gate, up, dOut, gate, up, activation);
     const wantDGate = differences(a, (a) => loss(a, b)).map((value) => value / 4);
     expectClose(gate.data, wantDGate, F32_STORED);
     expectClose(

@@ -14,6 +14,7 @@ import {
   checkIds,
   type TrainingBackend,
 } from "../training-backend.ts";
+import { ACTIVATIONS } from "./activations.ts";
 import { ReferenceBackend } from "./backend.ts";
 
 /** The oracle as a backend that trains. */
@@ -97,6 +98,50 @@ class ReferenceTrainingBackend extends ReferenceBackend implements TrainingBacke
       }
     }
     dWeight.data.set(sums);
+  }
+
+  layerNorm(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, eps: number, bias?: Tensor<"f32">): void {
+    const width = weight.data.length;
+    for (let row = 0; row < x.data.length; row += width) {
+      const { centred, r } = centredRow(x.data.subarray(row, row + width), eps);
+      for (let c = 0; c < width; c++) out.data[row + c] = centred[c] * r * weight.data[c] + (bias?.data[c] ?? 0);
+    }
+  }
+
+  layerNormBackward(
+    dx: Tensor<"f32">,
+    dWeight: Tensor<"f32">,
+    dOut: Tensor<"f32">,
+    x: Tensor<"f32">,
+    weight: Tensor<"f32">,
+    eps: number,
+    accumulate: boolean,
+    dBias?: Tensor<"f32">,
+  ): void {
+    const [g, w] = [dOut.data, weight.data];
+    const width = w.length;
+    const sums = Float64Array.from(dWeight.data);
+    const biases = new Float64Array(width);
+    for (let row = 0; row < x.data.length; row += width) {
+      const { centred, r } = centredRow(x.data.subarray(row, row + width), eps);
+      let total = 0;
+      let products = 0;
+      for (let c = 0; c < width; c++) {
+        total += g[row + c] * w[c];
+        products += g[row + c] * w[c] * centred[c];
+      }
+      // As rmsNormBackward of the centred row; then the gradient is centred itself.
+      const slope = (r ** 3 * products) / width;
+      const level = (r * total) / width;
+      for (let c = 0; c < width; c++) {
+        const at = row + c;
+        sums[c] += g[at] * centred[c] * r;
+        biases[c] += g[at];
+        dx.data[at] = (accumulate ? dx.data[at] : 0) + r * w[c] * g[at] - level - slope * centred[c];
+      }
+    }
+    dWeight.data.set(sums);
+    if (dBias) addTo(dBias.data, biases);
   }
 
   rotateBackward(x: Tensor<"f32">, table: RotationTable): void {
@@ -193,14 +238,13 @@ function requestOf({ kv, q, queryPositions, querySegments, mask, scale, softcap,
   };
 }
 
+/** x − mean, and 1/sqrt(variance + eps). */
+function centredRow(x: Float32Array, eps: number): { centred: Float64Array; r: number } {
+  const mean = x.reduce((sum, value) => sum + value, 0) / x.length;
+  const centred = Float64Array.from(x, (value) => value - mean);
+  return { centred, r: 1 / Math.sqrt(centred.reduce((sum, value) => sum + value ** 2, 0) / x.length + eps) };
+}
+
 function addTo(sums: Float32Array, values: ArrayLike<number>): void {
   for (let i = 0; i < sums.length; i++) sums[i] += values[i];
 }
-
-/** An activation and its derivative. */
-const ACTIVATIONS: Record<Activation, (x: number) => { value: number; slope: number }> = {
-  silu: (x) => {
-    const sigmoid = 1 / (1 + Math.exp(-x));
-    return { value: x * sigmoid, slope: sigmoid * (1 + x * (1 - sigmoid)) };
-  },
-};

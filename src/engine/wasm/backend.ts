@@ -14,6 +14,7 @@ import type { Activation, AttendCall, Backend, RotationTable } from "../backend.
 import {
   convertWeights,
   createMatrix,
+  isInterleaved,
   type MatrixSource,
   storedType,
   type WeightMatrix,
@@ -136,9 +137,9 @@ export class WasmBackend implements Backend {
 
   matrix(source: MatrixSource, type: WeightType = storedType(source), name = "matrix"): WeightMatrix {
     const { memory } = this.runtime;
-    const kept = createMatrix(name, type, source.shape, (dtype, length) =>
-      memory.view(dtype, memory.take(length * bytesPerElement(dtype)).address, length),
-    );
+    const take: Parameters<typeof createMatrix>[3] = (dtype, length) =>
+      memory.view(dtype, memory.take(length * bytesPerElement(dtype)).address, length);
+    const kept = createMatrix(name, type, source.shape, take, true);
     convertWeights(kept, source, name);
     return kept;
   }
@@ -151,7 +152,7 @@ export class WasmBackend implements Backend {
 
   embed(out: Tensor<"f32">, table: WeightMatrix, tokens: Int32Array): void {
     const width = table.shape[1];
-    const spec = { width, weightType: table.dtype };
+    const spec = { width, weightType: table.dtype, interleaved: isInterleaved(table) };
     const { embed } = this.kernels("embed", spec, () => ({ emit: (module) => emitEmbed(module, spec) }));
     const ids = this.input(tokens);
     this.runtime.issue(
@@ -180,6 +181,7 @@ export class WasmBackend implements Backend {
       outStride: 4 * outputs,
       weightType: weight.dtype,
       bias: bias !== undefined,
+      interleaved: isInterleaved(weight),
     };
     const { linear } = this.kernels("linear", spec, () => ({
       scratchBytes: linearScratchBytes(spec),
@@ -228,7 +230,7 @@ export class WasmBackend implements Backend {
   }
 
   attend(out: Tensor<"f32">, call: AttendCall): void {
-    this.#attention.attend(call, { out: this.output(out), stats: 0 });
+    this.#attention.attend(call, this.output(out));
   }
 
   gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void {

@@ -2,10 +2,11 @@
  * A decoder's attention on a runtime. Layers and heads that see the same keys share one plan within a program.
  */
 
-import { type KeyValues, planAttention, type WorkPlan } from "../../attention/index.ts";
+import { type KeyValues, type KvViews, type NarrowedKv, planAttention, type WorkPlan } from "../../attention/index.ts";
 import { StepPlanner } from "../../attention/step-plan.ts";
+import { tensor } from "../../tensor.ts";
 import type { AttendCall } from "../backend.ts";
-import { type HeadView, headViews } from "../head-views.ts";
+import { type HeadView, headViews, keptNumbers } from "../head-views.ts";
 import { attentionOptions, numbersOf } from "./attention-options.ts";
 import {
   issueAttention,
@@ -16,10 +17,11 @@ import {
 } from "./attention-runner.ts";
 import { softcapCode } from "./attention-score-lowering.ts";
 import { type KvSide, slotsOf, storageOf } from "./attention-storage.ts";
+import { emitJoin, emitPick } from "./kernels/attention-parts.ts";
 import type { WasmRuntime } from "./runtime.ts";
 
 /** Where a call writes: addresses. */
-export type AttendResults = {
+type AttendResults = {
   /** f32 [Tq, H, Dv]. */
   readonly out: number;
   /** f32 [Tq, H, 2] for the largest score and the sum; 0 for none. */
@@ -32,6 +34,8 @@ export class StepAttention {
   /** Plans of the present program. */
   #planned: PlannedView[] = [];
   #program = -1;
+  /** Room for the older part of a layer in the present program: one layer after the other uses it. */
+  #room = { address: 0, bytes: 0 };
   readonly #planner = new StepPlanner();
 
   constructor(runtime: WasmRuntime) {
@@ -39,12 +43,68 @@ export class StepAttention {
   }
 
   /** Adds the calls of one attention to the runtime's present program. */
-  attend(call: AttendCall, { out, stats }: AttendResults): void {
+  attend(call: AttendCall, out: number): void {
     const runtime = this.#runtime;
     if (this.#program !== runtime.programNumber) {
       this.#planned = [];
+      this.#room = { address: 0, bytes: 0 };
       this.#program = runtime.programNumber;
     }
+    const { kv } = call;
+    if ("narrow" in kv) this.#attendParts(call, kv, out);
+    else this.#attendViews({ ...call, kv }, { out, stats: 0 });
+  }
+
+  /** Attention over the older rows with the channels they hold, over the newer rows, and the two joined. */
+  #attendParts({ sinks, ...call }: AttendCall, { narrow, channels, full }: NarrowedKv, out: number): void {
+    const runtime = this.#runtime;
+    const [T, heads, dim] = call.q.shape;
+    const places = keptNumbers([heads, dim], channels);
+    const [rows, picked] = [T * heads, places.length];
+    const valueDim = valueDimOf(narrow);
+    const sizes = [T * picked, rows * valueDim, rows * 2, rows * 2].map((numbers) => 4 * numbers);
+    const [queries, others, otherStats, stats] = this.#take(sizes);
+
+    const width = heads * dim;
+    const { pick } = runtime.kernels(`pick ${width} ${picked}`, () => ({
+      emit: (module) => emitPick(module, { width, picked }),
+    }));
+    runtime.issue(
+      pick,
+      { items: T, operations: 4 * T * picked },
+      ...([queries, runtime.locateInput(call.q.data), runtime.placeInput(places), "from", "to"] as const),
+    );
+    const q = tensor("f32", [T, heads, picked / heads], runtime.memory.view("f32", queries, T * picked));
+    this.#attendViews({ ...call, q, kv: narrow }, { out: others, stats: otherStats });
+    this.#attendViews({ ...call, kv: full }, { out, stats });
+
+    const spec = { relaxed: runtime.features.relaxed, heads, valueDim };
+    const { join } = runtime.kernels(`join ${JSON.stringify(spec)}`, () => ({
+      emit: (module) => emitJoin(module, spec),
+    }));
+    const sinkLogits = sinks ? runtime.locateInput(sinks) : 0;
+    runtime.issue(
+      join,
+      { items: rows, operations: rows * (3 * valueDim + 100) },
+      ...([out, stats, others, otherStats, sinkLogits, "from", "to"] as const),
+    );
+  }
+
+  /** Addresses of runs of bytes that hold until the next layer. */
+  #take(sizes: readonly number[]): number[] {
+    const padded = sizes.map((bytes) => 64 * Math.ceil(bytes / 64));
+    const bytes = padded.reduce((sum, size) => sum + size, 0);
+    if (bytes > this.#room.bytes) this.#room = { address: this.#runtime.takeInput(bytes), bytes };
+    let address = this.#room.address;
+    return padded.map((size) => {
+      const start = address;
+      address += size;
+      return start;
+    });
+  }
+
+  #attendViews(call: AttendCall<KvViews>, { out, stats }: AttendResults): void {
+    const runtime = this.#runtime;
     const { q, scale, sinks } = call;
     const [, , D] = q.shape;
     const queries = runtime.locateInput(q.data);
@@ -66,7 +126,7 @@ export class StepAttention {
     }
   }
 
-  #preparedFor(call: AttendCall, view: HeadView): PreparedAttention {
+  #preparedFor(call: AttendCall<KvViews>, view: HeadView): PreparedAttention {
     const wanted: Planned = {
       call,
       view,
@@ -97,7 +157,7 @@ export class StepAttention {
     });
   }
 
-  #plan(call: AttendCall, kv: KeyValues, heads: number): WorkPlan {
+  #plan(call: AttendCall<KvViews>, kv: KeyValues, heads: number): WorkPlan {
     const { q, mask, queryPositions, querySegments, sinks, softcap } = call;
     const [Tq, , D] = q.shape;
     const { workers } = this.#runtime;
@@ -123,8 +183,18 @@ export class StepAttention {
   }
 }
 
+function valueDimOf(views: KvViews): number {
+  const { values } = Array.isArray(views) ? (views as readonly KeyValues[])[0] : (views as KeyValues);
+  return values.shape.at(-1) as number;
+}
+
 /** What a plan is made for. */
-type Planned = { readonly call: AttendCall; readonly view: HeadView; readonly keys: KvSide; readonly values: KvSide };
+type Planned = {
+  readonly call: AttendCall<KvViews>;
+  readonly view: HeadView;
+  readonly keys: KvSide;
+  readonly values: KvSide;
+};
 
 type PlannedView = Planned & { readonly prepared: PreparedAttention };
 

@@ -103,6 +103,26 @@ describe.each(MODES)("training on WASM does what the reference does, %o", (featu
     );
   });
 
+  it("in layer norms of rows, about 0 or far from it, in place or accumulating, with a bias and without", async () => {
+    const flags = fc.tuple(fc.boolean(), fc.boolean(), fc.boolean());
+    await fc.assert(
+      fc.asyncProperty(size(70), size(37), fc.constantFrom(0, 1000), flags, async (T, C, offset, flags) => {
+        const [accumulate, inPlace, bias] = flags;
+        await compare(
+          { x: [T, C], weight: [C], bias: [C], out: [T, C], dOut: [T, C], dx: [T, C], dWeight: [C], dBias: [C] },
+          (backend, { x, weight, bias: added, out, dOut, dx, dWeight, dBias }) => {
+            for (let at = 0; at < x.data.length; at++) x.data[at] += offset;
+            const norm = [dOut, x, weight, 1e-2, accumulate] as const;
+            backend.layerNorm(out, x, weight, 1e-2, ...(bias ? [added] : []));
+            backend.layerNormBackward(inPlace && !accumulate ? dOut : dx, dWeight, ...norm, ...(bias ? [dBias] : []));
+          },
+          { tolerance: 3 * F32_COMPUTED }, // 1/sqrt(variance + eps) is up to 10
+        );
+      }),
+      RUNS,
+    );
+  });
+
   it("in rotations", async () => {
     const pairing = fc.constantFrom("half" as const, "interleaved" as const);
     await fc.assert(
@@ -121,15 +141,25 @@ describe.each(MODES)("training on WASM does what the reference does, %o", (featu
   });
 
   it("in gates, in place or not, for large and small arguments", async () => {
+    const activation = fc.constantFrom("silu" as const, "gelu" as const, "geluTanh" as const);
     await fc.assert(
-      fc.asyncProperty(size(11), size(37), fc.boolean(), fc.boolean(), async (T, F, gateInPlace, upInPlace) => {
-        await compare(
-          { gate: [T, F], up: [T, F], dOut: [T, F], dGate: [T, F], dUp: [T, F] },
-          (backend, { gate, up, dOut, dGate, dUp }) =>
-            backend.gateBackward(gateInPlace ? gate : dGate, upInPlace ? up : dUp, dOut, gate, up, "silu"),
-          { scales: { gate: T % 2 === 0 ? 120 : 3 } },
-        );
-      }),
+      fc.asyncProperty(
+        size(11),
+        size(37),
+        activation,
+        fc.boolean(),
+        fc.boolean(),
+        async (T, F, name, first, second) => {
+          await compare(
+            { gate: [T, F], up: [T, F], dOut: [T, F], out: [T, F], dGate: [T, F], dUp: [T, F] },
+            (backend, { gate, up, dOut, out, dGate, dUp }) => {
+              backend.gate(out, gate, up, name);
+              backend.gateBackward(first ? gate : dGate, second ? up : dUp, dOut, gate, up, name);
+            },
+            { scales: { gate: T % 2 === 0 ? 120 : 3 } },
+          );
+        },
+      ),
       RUNS,
     );
   });

@@ -21,10 +21,13 @@ import { emitCrossEntropy } from "./kernels/cross-entropy.ts";
 import { emitFill } from "./kernels/elementwise.ts";
 import { emitEmbedBackward } from "./kernels/embed-backward.ts";
 import { emitGateBackward } from "./kernels/gate-backward.ts";
+import { emitLayerNorm, emitLayerNormBackward } from "./kernels/layer-norm.ts";
 import { emitRmsNormBackward, NORM_CHUNK } from "./kernels/norm-backward.ts";
 import { emitProduct, PRODUCT_SCRATCH_BYTES, type ProductSpec } from "./kernels/product.ts";
 import { emitAddColumns, emitSquares, SQUARES_CHUNK } from "./kernels/sums.ts";
 import { TrainingAttention } from "./training-attention.ts";
+
+type F32 = Tensor<"f32">;
 
 /** Elements that workers take at a time: whole cache lines. */
 const LINE = 16;
@@ -85,17 +88,53 @@ class WasmTrainingBackend extends WasmBackend implements TrainingBackend {
     eps: number,
     accumulate: boolean,
   ): void {
-    const width = weight.data.length;
-    const rows = x.data.length / width;
-    const chunks = Math.ceil(rows / NORM_CHUNK);
-    const spec = { ...this.mode(), width, add: accumulate };
+    const spec = { ...this.mode(), width: weight.data.length, add: accumulate };
     const { rmsNormBackward } = this.kernels("rmsNormBackward", spec, () => ({
       emit: (module) => emitRmsNormBackward(module, spec),
     }));
+    this.#normBackward(rmsNormBackward, [dx, dWeight, dOut, x, weight], eps);
+  }
+
+  layerNorm(out: Tensor<"f32">, x: Tensor<"f32">, weight: Tensor<"f32">, eps: number, bias?: Tensor<"f32">): void {
+    const spec = { ...this.mode(), width: weight.data.length, bias: bias !== undefined };
+    const { layerNorm } = this.kernels("layerNorm", spec, () => ({ emit: (module) => emitLayerNorm(module, spec) }));
+    const inputs = [this.input(x.data), this.input(weight.data), bias ? this.input(bias.data) : 0] as const;
+    this.runtime.issue(
+      layerNorm,
+      { items: x.data.length / spec.width, operations: 8 * x.data.length },
+      ...([this.output(out), ...inputs, "from", "to", { float: eps }] as const),
+    );
+  }
+
+  layerNormBackward(
+    dx: Tensor<"f32">,
+    dWeight: Tensor<"f32">,
+    dOut: Tensor<"f32">,
+    x: Tensor<"f32">,
+    weight: Tensor<"f32">,
+    eps: number,
+    accumulate: boolean,
+    dBias?: Tensor<"f32">,
+  ): void {
+    const spec = { ...this.mode(), width: weight.data.length, add: accumulate };
+    const { layerNormBackward } = this.kernels("layerNormBackward", spec, () => ({
+      emit: (module) => emitLayerNormBackward(module, spec),
+    }));
+    // First, because dx may be dOut.
+    if (dBias) {
+      this.#addColumns(this.output(dBias), this.input(dOut.data), x.data.length / spec.width, spec.width);
+    }
+    this.#normBackward(layerNormBackward, [dx, dWeight, dOut, x, weight], eps);
+  }
+
+  #normBackward(kernel: number, [dx, dWeight, dOut, x, weight]: readonly [F32, F32, F32, F32, F32], eps: number): void {
+    const width = weight.data.length;
+    const rows = x.data.length / width;
+    const chunks = Math.ceil(rows / NORM_CHUNK);
     const sums = this.runtime.takeInput(4 * chunks * width);
     const inputs = [this.input(dOut.data), this.input(x.data), this.input(weight.data)] as const;
     this.runtime.issue(
-      rmsNormBackward,
+      kernel,
       { items: chunks, operations: 12 * x.data.length },
       ...([this.output(dx), sums, ...inputs, rows, "from", "to", { float: eps }] as const),
     );
@@ -114,9 +153,9 @@ class WasmTrainingBackend extends WasmBackend implements TrainingBackend {
     up: Tensor<"f32">,
     activation: Activation,
   ): void {
-    const mode = this.mode();
-    const { gateBackward } = this.kernels("gateBackward", { ...mode, activation }, () => ({
-      emit: (module) => emitGateBackward(module, mode),
+    const spec = { ...this.mode(), activation };
+    const { gateBackward } = this.kernels("gateBackward", spec, () => ({
+      emit: (module) => emitGateBackward(module, spec),
     }));
     const inputs = [dOut, gate, up].map((t) => this.input(t.data));
     this.runtime.issue(

@@ -3,6 +3,7 @@
  */
 
 import type { ConfigReader } from "../../config-reader.ts";
+import type { Activation } from "../../engine/index.ts";
 import { causal, slidingWindow } from "../../mask/index.ts";
 import { positionsFromConfig } from "../../rope/index.ts";
 import type { DecoderConfig, LayerConfig } from "../config.ts";
@@ -26,6 +27,14 @@ export type DenseTensors = {
   readonly headNorms: boolean;
 };
 
+/** Activations by the names that transformers has for them; its "gelu" is the exact one. */
+const ACTIVATIONS: Readonly<Record<string, Activation>> = {
+  silu: "silu",
+  gelu: "gelu",
+  gelu_new: "geluTanh",
+  gelu_pytorch_tanh: "geluTanh",
+};
+
 const MAX_LAYERS = 1024;
 const MAX_WIDTH = 2 ** 20;
 
@@ -41,7 +50,7 @@ export function readDenseConfig(reader: ConfigReader, json: unknown, defaults: D
   const evenWidth = defaults.headDim ?? Math.floor(hiddenSize / heads);
   const headDim = reader.integer("head_dim", { min: 1, max: MAX_WIDTH, default: evenWidth });
   const intermediateSize = reader.integer("intermediate_size", { min: 1, max: MAX_WIDTH });
-  const activation = reader.oneOf("hidden_act", ["silu"], "silu");
+  const activation = ACTIVATIONS[reader.oneOf("hidden_act", Object.keys(ACTIVATIONS), "silu")];
   const layerCount = reader.integer("num_hidden_layers", { min: 1, max: MAX_LAYERS });
 
   const layers = Array.from({ length: layerCount }, (_, layerIndex): LayerConfig => {

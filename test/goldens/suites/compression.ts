@@ -1,7 +1,7 @@
 /** Compression policies, wrappers and re-rotation, from kvpress: scores, kept tokens, keys, values, logits after. */
 
 import { join } from "node:path";
-import { gatherKv, type KeyValues } from "phasor/attention";
+import { gatherKv } from "phasor/attention";
 import {
   applyPlan,
   channelScores,
@@ -255,10 +255,8 @@ async function continued(model: DecoderModel, cache: ModelCache, tokens: Int32Ar
 
 /** Keys and values of a layer, head by head. */
 function rowsOf(cache: ModelCache, layer: number): { keys: number[]; values: number[] } {
-  const attended = cache.attended(layer);
-  const views: readonly KeyValues[] = Array.isArray(attended) ? attended : [attended as KeyValues];
   const rows = { keys: [] as number[], values: [] as number[] };
-  for (const view of views) {
+  for (const view of cache.wideViews(layer)) {
     const { k, v } = gatherKv(view);
     const [, , heads, D] = k.shape;
     append(rows.keys, headFirst(k.data as Float32Array, heads, D));

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { detectFeatures } from "../features.ts";
-import { apply, type Expression, f32, f32x4, i32, i32x4, shuffleBytes, v128 } from "./expression.ts";
+import { apply, type Expression, f32, f32x4, i16x8, i32, i32x4, shuffleBytes, v128 } from "./expression.ts";
 import type { FunctionBuilder } from "./function.ts";
 import { type Instruction, instruction, instructions, signedLeb, unsignedLeb, type ValueType } from "./instructions.ts";
 import { ModuleBuilder } from "./module.ts";
@@ -144,6 +144,26 @@ describe("instructions", () => {
     ];
     const got = run([...x, ...y], (f) => f.storeVector(0, apply(name, [v128.load(0), v128.load(16)])));
     expect(got).toEqual(x.map((v, i) => want(v, y[i])));
+  });
+
+  test("dot products of i16 add neighbours; shifts of i16 stay within them", () => {
+    const pair = (low: number, high: number): number => (low & 0xffff) | (high << 16);
+    const words = [
+      pair(3, -5),
+      pair(-32768, -32768),
+      pair(7, 0),
+      pair(0, 2),
+      ...[2, 1, 1, 1].map((x) => pair(x, 11 * x)),
+    ];
+    words[5] = pair(-32768, 32767);
+    expect(run(words, (f) => f.storeVector(0, i32x4.dotI16(v128.load(0), v128.load(16))))).toEqual([
+      3 * 2 - 5 * 22,
+      32768 ** 2 - 32768 * 32767,
+      7,
+      22,
+    ]);
+    const shifted = run([pair(-1, 0x1234), 0, 0, 0], (f) => f.storeVector(0, i16x8.shrU(v128.load(0), 4)));
+    expect(shifted[0]).toBe(pair(0xfff, 0x123));
   });
 
   test("shuffles pick lanes of both vectors", () => {

@@ -175,6 +175,8 @@ export const i32x4 = {
   ltS: vector("i32x4.lt_s"),
   leS: vector("i32x4.le_s"),
   minS: vector("i32x4.min_s"),
+  /** Eight products of i16, added two by two. */
+  dotI16: vector("i32x4.dot_i16x8_s"),
   abs: unary<V128, "v128">("i32x4.abs"),
   shl: (a: V128, bits: I32): V128 => apply("i32x4.shl", [a, bits]),
   shrS: (a: V128, bits: I32): V128 => apply("i32x4.shr_s", [a, bits]),
@@ -188,6 +190,11 @@ export const i32x4 = {
   replaceLane: (a: V128, lane: number, value: I32): V128 => apply("i32x4.replace_lane", [a, value], [lane]),
   /** The same constant in all four lanes. */
   const: (value: number): V128 => v128.words(value, value, value, value),
+} as const;
+
+/** Eight 16-bit integers. */
+export const i16x8 = {
+  shrU: (a: V128, bits: I32): V128 => apply("i16x8.shr_u", [a, bits]),
 } as const;
 
 /** Four 32-bit floats. */

@@ -232,6 +232,8 @@ define("i32x4.shr_u", simd(173), "v128 i32", "v128");
 define("i32x4.add", simd(174), "v128 v128", "v128");
 define("i32x4.sub", simd(177), "v128 v128", "v128");
 define("i32x4.mul", simd(181), "v128 v128", "v128");
+define("i32x4.dot_i16x8_s", simd(186), "v128 v128", "v128");
+define("i16x8.shr_u", simd(141), "v128 i32", "v128");
 define("i32x4.abs", simd(160), "v128", "v128");
 define("i32x4.min_s", simd(182), "v128 v128", "v128");
 define("i8x16.narrow_i16x8_s", simd(101), "v128 v128", "v128");

@@ -3,7 +3,8 @@ import { expectClose } from "../../../../test/support/expect-close.ts";
 import { randomWeight } from "../../../../test/support/quantized-weights.ts";
 import { F32_STORED } from "../../../../test/support/tolerances.ts";
 import { KernelUnderTest, listingOf, MODES, randomNumbers } from "../../../../test/support/wasm-kernel.ts";
-import { emitAdd, emitCopy, emitGate, emitScaleRows, type GateFunction } from "./elementwise.ts";
+import type { Activation } from "../../backend.ts";
+import { emitAdd, emitCopy, emitGate, emitScaleRows } from "./elementwise.ts";
 import { emitEmbed } from "./embed.ts";
 
 /** erf(x) = 2/√π · exp(−x²) · Σ 2^n·x^(2n+1) / (1·3·…·(2n+1)), whose terms have one sign. */
@@ -18,7 +19,7 @@ function erf(x: number): number {
   return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
 }
 
-const ACTIVATIONS: Record<GateFunction, (x: number) => number> = {
+const ACTIVATIONS: Record<Activation, (x: number) => number> = {
   silu: (x) => x / (1 + Math.exp(-x)),
   gelu: (x) => (x / 2) * (1 + erf(x / Math.SQRT2)),
   geluTanh: (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
@@ -100,6 +101,24 @@ describe("embed", () => {
   });
 });
 
+test("embed takes rows of an interleaved f32 table", () => {
+  const [rows, width] = [8, 24];
+  const numbers = randomNumbers(rows * width, 3);
+  // Row n, column k lies in group n / 4, piece k / 4.
+  const table = new Float32Array(rows * width);
+  for (let n = 0; n < rows; n++) {
+    for (let k = 0; k < width; k++) {
+      const [group, piece] = [Math.floor(n / 4), Math.floor(k / 4)];
+      table[group * 4 * width + piece * 16 + (n % 4) * 4 + (k % 4)] = numbers[n * width + k];
+    }
+  }
+  const kernel = new KernelUnderTest((module) => emitEmbed(module, { width, weightType: "f32", interleaved: true }));
+  const out = kernel.put(new Float32Array(3 * width));
+  kernel.call("embed", out, kernel.putLast(new Uint8Array(table.buffer)), 0, kernel.put(Int32Array.of(7, 0, 2)), 0, 3);
+  const want = [7, 0, 2].flatMap((id) => [...numbers.subarray(id * width, (id + 1) * width)]);
+  expect([...kernel.f32(out, 3 * width)]).toEqual(want);
+});
+
 describe("the listing", () => {
   test("of scaleRows", () => {
     expect(listingOf((module) => emitScaleRows(module, { width: 4 }))).toMatchInlineSnapshot(`
@@ -173,8 +192,8 @@ describe("the listing", () => {
         if i32.lt_s(row, to)
           loop
             id = i32.load(i32.add(ids, i32.shl(row, 2)))
-            source = i32.add(table, i32.mul(id, 32))
             target = i32.add(out, i32.mul(row, 64))
+            source = i32.add(table, i32.mul(id, 32))
             end = i32.add(target, i32.shl(i32.and(16, -16), 2))
             if i32.lt_u(target, end)
               loop

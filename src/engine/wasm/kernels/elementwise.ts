@@ -2,20 +2,21 @@
  * Operations on elements and rows that need nothing of their neighbours.
  */
 
+import type { Activation } from "../../backend.ts";
 import { type Expression, f32x4, i32, type V128, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import type { FunctionHandle, ModuleBuilder } from "../assembler/module.ts";
 import { emitRowLoop } from "./row-loop.ts";
 import { emitNormalCdf, emitSigmoid, type FloatingMode, fma } from "./vector-math.ts";
 
-/**
- * Elementwise functions of a gated block: silu(x) = x/(1 + exp(−x)); gelu(x) = x·Φ(x), within 3e-7·|x|; geluTanh is
- * its approximation x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
- */
-export type GateFunction = "silu" | "gelu" | "geluTanh";
-
 /** One vector in, one out; `x` may be read once or more. */
 type VectorFunction = (x: Local<"v128">) => V128;
+
+/** 2·√(2/π)·(x + 0.044715·x³) by its coefficients of x and x³. */
+export const GELU_TANH: readonly [number, number] = [1, 0.044715].map((c) => 2 * Math.sqrt(2 / Math.PI) * c) as [
+  number,
+  number,
+];
 
 /** Adds `add(out, a, b, from, to)` to a module: elements [from, to) of out = a + b; out may be a or b. */
 export function emitAdd(module: ModuleBuilder, name = "add"): FunctionHandle {
@@ -28,10 +29,10 @@ export function emitAdd(module: ModuleBuilder, name = "add"): FunctionHandle {
  */
 export function emitGate(
   module: ModuleBuilder,
-  spec: FloatingMode & { readonly name?: string; readonly activation: GateFunction },
+  spec: FloatingMode & { readonly name?: string; readonly activation: Activation },
 ): FunctionHandle {
   return emitBinary(module, spec.name ?? "gate", (f) => {
-    const activation = createGateFunction(f, spec, spec.activation);
+    const activation = createActivation(f, spec, spec.activation);
     const x = f.local("x", "v128");
     return (gate, up) => {
       f.set(x, gate);
@@ -40,8 +41,8 @@ export function emitGate(
   });
 }
 
-/** Emits code for one vector of an activation. */
-function createGateFunction(f: FunctionBuilder, mode: FloatingMode, activation: GateFunction): VectorFunction {
+/** Emits code for one vector of an activation; gelu within 3e-7·|x|. */
+function createActivation(f: FunctionBuilder, mode: FloatingMode, activation: Activation): VectorFunction {
   const [result, r, n, t, value] = f.vectors("work", 5);
   switch (activation) {
     case "silu":
@@ -57,9 +58,7 @@ function createGateFunction(f: FunctionBuilder, mode: FloatingMode, activation: 
     case "geluTanh":
       return (x) => {
         // (1 + tanh(z))/2 is 1/(1 + exp(−2z)).
-        const twice = 2 * Math.sqrt(2 / Math.PI);
-        const slope = fma(mode, f32x4.mul(x, x), f32x4.const(0.044715 * twice), f32x4.const(twice));
-        f.set(value, f32x4.mul(x, slope));
+        f.set(value, f32x4.mul(x, fma(mode, f32x4.mul(x, x), f32x4.const(GELU_TANH[1]), f32x4.const(GELU_TANH[0]))));
         emitSigmoid(f, mode, result, value, [r, n]);
         return f32x4.mul(x, result);
       };

@@ -61,7 +61,7 @@ describe.each(MODES)("kernels of gradients write what they are told to, by their
 
   test.each(WIDTHS)("the gate of %i elements", (count) => {
     const [gate, up, g] = [1, 2, 3].map((seed) => randomNumbers(count + 3, seed).map((value) => 4 * value));
-    const kernel = new KernelUnderTest((module) => emitGateBackward(module, mode));
+    const kernel = new KernelUnderTest((module) => emitGateBackward(module, { ...mode, activation: "silu" }));
     const [dGate, dUp] = [0, 1].map(() => kernel.put(new Float32Array(count + 3).fill(SEVEN)));
     kernel.call("gateBackward", dGate, dUp, kernel.put(g), kernel.put(gate), kernel.put(up), 2, count + 2);
     const before = new Array<number>(count + 3).fill(SEVEN);
@@ -70,6 +70,47 @@ describe.each(MODES)("kernels of gradients write what they are told to, by their
     const wantDGate = within(2, count + 2, before, (at) => g[at] * up[at] * s(at) * (1 + gate[at] * (1 - s(at))));
     expectClose(kernel.f32(dUp, count + 3), wantDUp, BUDGET);
     expectClose(kernel.f32(dGate, count + 3), wantDGate, BUDGET);
+  });
+
+  test.each(["silu", "gelu", "geluTanh"] as const)(
+    "the gate by %s, whose slope central differences give",
+    (activation) => {
+      const gate = Float32Array.from({ length: 163 }, (_, i) => (i - 81) / 9);
+      const ones = new Float32Array(gate.length).fill(1);
+      const kernel = new KernelUnderTest((module) => emitGateBackward(module, { ...mode, activation }));
+      const [dGate, dUp] = [0, 1].map(() => kernel.put(ones));
+      const g = kernel.put(ones);
+      kernel.call("gateBackward", dGate, dUp, g, kernel.put(gate), kernel.put(ones), 0, gate.length);
+      // φ is the normal density, ∫φ by Simpson's rule.
+      const phi = (x: number): number => Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI);
+      const cdf = (x: number): number => {
+        const steps = 400;
+        const h = x / steps;
+        let sum = phi(0) + phi(x);
+        for (let i = 1; i < steps; i++) sum += (i % 2 === 0 ? 2 : 4) * phi(i * h);
+        return 0.5 + (sum * h) / 3;
+      };
+      const value = {
+        silu: (x: number) => x / (1 + Math.exp(-x)),
+        gelu: (x: number) => x * cdf(x),
+        geluTanh: (x: number) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+      }[activation];
+      const h = 1e-3;
+      const slope = (x: number): number =>
+        (8 * (value(x + h) - value(x - h)) - (value(x + 2 * h) - value(x - 2 * h))) / (12 * h);
+      expectClose(kernel.f32(dUp, gate.length), Array.from(gate, value), BUDGET);
+      expectClose(kernel.f32(dGate, gate.length), Array.from(gate, slope), BUDGET);
+    },
+  );
+
+  test.each(["silu", "gelu", "geluTanh"] as const)("the gate by %s of numbers whose powers overflow", (activation) => {
+    const gate = Float32Array.of(-1e30, -1e20, -200, 200, 1e20, 1e30, 0);
+    const ones = new Float32Array(7).fill(1);
+    const kernel = new KernelUnderTest((module) => emitGateBackward(module, { ...mode, activation }));
+    const [dGate, dUp] = [0, 1].map(() => kernel.put(ones));
+    kernel.call("gateBackward", dGate, dUp, kernel.put(ones), kernel.put(gate), kernel.put(ones), 0, 7);
+    expectClose(kernel.f32(dGate, 7), [0, 0, 0, 1, 1, 1, 0.5], BUDGET);
+    expectClose(kernel.f32(dUp, 7), [0, 0, 0, 200, gate[4], gate[5], 0], BUDGET);
   });
 
   test.each(WIDTHS)("the loss over %i logits", (width) => {

@@ -7,25 +7,52 @@ import { type WeightType, weightBytes } from "./weights.ts";
 /** Errors of a sum, relative to the sum of the magnitudes of its terms. */
 const BUDGET = 1e-6;
 
-type Shape = { inputs: number; outputs: number; tokens: number; from?: number; to?: number; bias?: boolean };
+/** What rounding an input to 16 bits may change at most: half a step of its block of 32. */
+function halfStep(x: Float32Array, first: number, k: number): number {
+  const block = first + k - (k % 32);
+  return x.subarray(block, block + 32).reduce((most, one) => Math.max(most, Math.abs(one)), 0) / 32767 / 2;
+}
+
+/** f32 rows as `interleaved-rows.ts` defines them. */
+function interleave(rows: Float32Array, width: number): Float32Array {
+  return rows.map((_, at) => {
+    const group = Math.floor(at / (4 * width));
+    const piece = Math.floor((at % (4 * width)) / 16);
+    const row = Math.floor((at % 16) / 4);
+    return rows[(4 * group + row) * width + 4 * piece + (at % 4)];
+  });
+}
+
+type Shape = {
+  inputs: number;
+  outputs: number;
+  tokens: number;
+  from?: number;
+  to?: number;
+  bias?: boolean;
+  interleaved?: boolean;
+};
 
 function check(weightType: WeightType, relaxed: boolean, shape: Shape): void {
-  const { inputs, outputs, tokens, from = 0, to = outputs, bias = false } = shape;
+  const { inputs, outputs, tokens, from = 0, to = outputs, bias = false, interleaved = false } = shape;
   const xStride = 4 * (inputs + 3);
   const outStride = 4 * (outputs + 5);
-  const spec: LinearSpec = { inputs, xStride, outStride, weightType, bias, relaxed };
+  const spec: LinearSpec = { inputs, xStride, outStride, weightType, bias, relaxed, interleaved };
   const kernel = new KernelUnderTest((module) => emitLinear(module, spec), {
     pages: Math.ceil((4 * tokens * (inputs + outputs + 8) + 4 * (inputs + 8) * (outputs + 4)) / 65536) + 1,
   });
   const x = randomNumbers((tokens * xStride) / 4, 1);
   const weight = randomWeight(weightType, outputs, inputs, 2);
+  const bytes = interleaved
+    ? new Uint8Array(interleave(new Float32Array(weight.bytes.buffer), inputs).buffer)
+    : weight.bytes;
   const biases = randomNumbers(outputs, 4);
   const out = kernel.put(new Float32Array((tokens * outStride) / 4).fill(7));
   kernel.call(
     "linear",
     out,
     kernel.put(x),
-    kernel.putLast(weight.bytes),
+    kernel.putLast(bytes),
     kernel.put(weight.scales),
     kernel.put(biases),
     tokens,
@@ -33,6 +60,7 @@ function check(weightType: WeightType, relaxed: boolean, shape: Shape): void {
     to,
     kernel.reserve(linearScratchBytes(spec)),
   );
+  const rounds = tokens === 1 && ["int8", "q8_0", "q4_0"].includes(weightType) && inputs % 32 === 0;
   const got = kernel.f32(out, (tokens * outStride) / 4);
   got.forEach((value, at) => {
     const t = Math.floor(at / (outStride / 4));
@@ -43,12 +71,14 @@ function check(weightType: WeightType, relaxed: boolean, shape: Shape): void {
     }
     let want = bias ? biases[n] : 0;
     let magnitude = Math.abs(want);
+    let rounding = 0;
     for (let k = 0; k < inputs; k++) {
       const term = x[(t * xStride) / 4 + k] * weight.numbers[n * inputs + k];
       want += term;
       magnitude += Math.abs(term);
+      if (rounds) rounding += halfStep(x, (t * xStride) / 4, k) * Math.abs(weight.numbers[n * inputs + k]);
     }
-    if (!(Math.abs(value - want) <= BUDGET * magnitude)) {
+    if (!(Math.abs(value - want) <= BUDGET * magnitude + rounding)) {
       expect.fail(`token ${t} column ${n} of ${JSON.stringify({ weightType, ...shape })}: ${value}, wanted ${want}`);
     }
   });
@@ -82,6 +112,55 @@ describe.each(MODES)("linear, %o", ({ relaxed }) => {
       check(weightType, relaxed, { inputs: 1056, outputs: 5, tokens: 131 }); // more than one group of tokens
     },
   );
+
+  test("interleaved rows of f32, in one part and several", () => {
+    for (const inputs of [8, 16, 24, 40, 64, 1024, 1032, 2072]) {
+      for (const tokens of [1, 2, 3, 5]) {
+        check("f32", relaxed, { inputs, outputs: 12, tokens, bias: true, interleaved: true });
+        check("f32", relaxed, { inputs, outputs: 20, tokens, from: 4, to: 16, interleaved: true });
+      }
+    }
+  });
+
+  test("int8 rows of whole blocks", () => {
+    for (const inputs of [32, 96, 1056]) check("int8", relaxed, { inputs, outputs: 7, tokens: 1, bias: true });
+  });
+
+  test("inputs of 0, far apart, and not finite, with weights that are codes", () => {
+    for (const weightType of ["int8", "q8_0", "q4_0"] as const) {
+      const inputs = 96;
+      const spec: LinearSpec = { inputs, outStride: 12, weightType, bias: false, relaxed };
+      const { bytes, scales, numbers } = randomWeight(weightType, 3, inputs, 2);
+      const run = (x: Float32Array): Float32Array => {
+        const kernel = new KernelUnderTest((module) => emitLinear(module, spec));
+        const out = kernel.reserve(12);
+        const [input, weight, scale] = [kernel.put(x), kernel.put(bytes), kernel.put(scales)];
+        const scratch = kernel.reserve(linearScratchBytes(spec));
+        kernel.call("linear", out, input, weight, scale, 0, 1, 0, 3, scratch);
+        return kernel.f32(out, 3);
+      };
+      expect([...run(new Float32Array(inputs))]).toEqual([0, 0, 0]);
+      // Blocks have scales of their own: a huge one does not drown the others.
+      const apart = Float32Array.from({ length: inputs }, (_, k) => (k < 32 ? 0 : k < 64 ? 1e-20 : 1e20) * (1 + k));
+      const [small, large] = [apart.slice().fill(0, 64), apart.slice().fill(0, 0, 64)];
+      for (const x of [small, large, apart]) {
+        run(x).forEach((value, n) => {
+          let want = 0;
+          let budget = 0;
+          for (let k = 0; k < inputs; k++) {
+            want += x[k] * numbers[n * inputs + k];
+            budget += (BUDGET * Math.abs(x[k]) + halfStep(x, 0, k)) * Math.abs(numbers[n * inputs + k]);
+          }
+          expect(Math.abs(value - want)).toBeLessThanOrEqual(budget);
+        });
+      }
+      for (const bad of [Number.NaN, Infinity]) {
+        expect([...run(new Float32Array(inputs).fill(1).fill(bad, 37, 38))].map(Number.isFinite)).toEqual([
+          ...[false, false, false],
+        ]);
+      }
+    }
+  });
 
   test("a range of rows writes only its columns", () => {
     for (const tokens of [1, 3]) {

@@ -5,6 +5,8 @@
  * lanes are summed at the end.
  *
  * - One token (`linear-row.ts`): weights are read once, as a stream, converted on the way.
+ * - One token and weights that are codes (`linear-row-codes.ts`): products of integers.
+ * - Rows that are interleaved (`interleaved-rows.ts`) lie in memory as the loops take them, four at a time.
  * - More tokens: two tokens by four weight rows in registers (eight sums). Weights that are not f32 are unpacked,
  *   four rows at a time, into scratch memory that stays in the first cache, and used by all tokens. The order is
  *
@@ -14,10 +16,12 @@
  *             for every two tokens
  */
 
+import { PIECE_BYTES, PIECES_APART } from "../../interleaved-rows.ts";
 import { type Expression, f32, f32x4, type I32, i32, type V128, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import type { FunctionHandle, ModuleBuilder } from "../assembler/module.ts";
-import { emitOneToken } from "./linear-row.ts";
+import { emitOneToken, emitOneTokenInterleaved } from "./linear-row.ts";
+import { codesScratchBytes, emitOneTokenCodes, hasCodes } from "./linear-row-codes.ts";
 import { loadFirst } from "./row-loop.ts";
 import { emitSum, emitSumFour, type FloatingMode, fma } from "./vector-math.ts";
 import {
@@ -41,6 +45,8 @@ export type LinearSpec = FloatingMode & {
   readonly outStride: number;
   readonly weightType: WeightType;
   readonly bias: boolean;
+  /** Whether the rows of the weight, f32, are interleaved; `from` and `to` are multiples of 4 then. */
+  readonly interleaved?: boolean;
 };
 
 /** Weight rows and tokens in registers; 8 sums, 2 inputs and 4 weights fit in 15 registers. */
@@ -52,8 +58,9 @@ const PART = 1024;
 const GROUP_BYTES = 512 * 1024;
 
 /** Bytes of scratch memory that `linear` needs, aligned to 16. */
-export function linearScratchBytes({ inputs, weightType }: Pick<LinearSpec, "inputs" | "weightType">): number {
-  return weightType === "f32" ? 0 : ROWS * scratchStride(inputs);
+export function linearScratchBytes(spec: Pick<LinearSpec, "inputs" | "weightType">): number {
+  const rows = spec.weightType === "f32" ? 0 : ROWS * scratchStride(spec.inputs);
+  return hasCodes(spec) ? Math.max(rows, codesScratchBytes(spec)) : rows;
 }
 
 function scratchStride(inputs: number): number {
@@ -82,7 +89,11 @@ export function emitLinear(module: ModuleBuilder, spec: LinearSpec): FunctionHan
     const reader = createWeightReader(f, spec.weightType);
     f.if(
       i32.eq(parameters.tokens, 1),
-      () => emitOneToken(f, spec, parameters, reader),
+      () => {
+        if (hasCodes(spec)) emitOneTokenCodes(f, spec, parameters);
+        else if (spec.interleaved) emitOneTokenInterleaved(f, spec, parameters);
+        else emitOneToken(f, spec, parameters, reader);
+      },
       () => emitManyTokens(f, spec, parameters, reader),
     );
   });
@@ -110,7 +121,7 @@ function emitManyTokens(
     f.for(part, 0, inputs, PART, () => {
       setMinimum(f, width, i32.sub(inputs, part), PART);
       f.set(n, from);
-      for (const rows of [ROWS, 1]) {
+      for (const rows of spec.interleaved ? [ROWS] : [ROWS, 1]) {
         f.while(
           () => i32.leS(i32.add(n, rows), to),
           () => {
@@ -162,12 +173,14 @@ function emitRows(
   locals: Locals,
   count: number,
 ): void {
-  const { inputs, weightType } = spec;
+  const { inputs, weightType, interleaved } = spec;
   const { weight, scales, scratch } = parameters;
   const { rows, n, t, part, width, group, groupEnd, weightAt, outAt, inputEnd } = locals;
   const rowBytes = weightBytes(weightType, inputs);
   const inPlace = weightType === "f32";
-  if (inPlace) {
+  if (interleaved) {
+    f.set(rows, i32.add(weight, i32.add(i32.mul(n, rowBytes), i32.shl(part, 4))));
+  } else if (inPlace) {
     f.set(rows, i32.add(weight, i32.add(i32.mul(n, rowBytes), i32.shl(part, 2))));
   } else {
     // Rows n … n + count − 1 of this part into scratch.
@@ -186,7 +199,7 @@ function emitRows(
       });
     });
   }
-  const stride = inPlace ? rowBytes : scratchStride(inputs);
+  const stride = interleaved ? PIECE_BYTES : inPlace ? rowBytes : scratchStride(inputs);
   f.set(t, group);
   for (const tokens of [TOKENS, 1]) {
     f.while(
@@ -209,6 +222,7 @@ function emitBlock(
 ): void {
   const { outStride, xStride = 4 * spec.inputs } = spec;
   const tail = spec.inputs % 4;
+  const step = spec.interleaved ? PIECES_APART : 16;
   const accumulate = (load: (address: Local<"i32">, offset: number) => V128): void => {
     for (let a = 0; a < tokens; a++) f.set(inputs[a], load(inputAt, a * xStride));
     for (let r = 0; r < count; r++) {
@@ -226,7 +240,7 @@ function emitBlock(
     () => i32.ltU(inputAt, inputEnd),
     () => {
       accumulate((address, offset) => v128.load(address, offset));
-      f.set(weightAt, i32.add(weightAt, 16));
+      f.set(weightAt, i32.add(weightAt, step));
       f.set(inputAt, i32.add(inputAt, 16));
     },
   );

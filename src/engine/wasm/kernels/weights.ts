@@ -72,8 +72,8 @@ export type WeightReader = {
 };
 
 /** Where the exponents of f16 and f32 differ: bits of an f16 moved to an f32's place are 2^−112 times its value. */
-const F16_SCALE = 2 ** 112;
-const F16_MASK = -0x70002000; // 0x8fffe000: sign, five bits of exponent, ten of fraction
+export const F16_SCALE = 2 ** 112;
+export const F16_MASK = -0x70002000; // 0x8fffe000: sign, five bits of exponent, ten of fraction
 
 /** An f16 as the f32 it stands for; finite values only. */
 export function f16ToF32(bits: Expression<"i32">): Expression<"f32"> {
