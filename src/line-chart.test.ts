@@ -63,4 +63,15 @@ describe("lineChart", () => {
       "ConfigError: lineChart: positive x on a logarithmic axis; got x=0.",
     );
   });
+
+  test("grows where the legend needs more room than beside the plot", () => {
+    const size = (svg: string): string | undefined => /viewBox="([^"]*)"/.exec(svg)?.[1];
+    expect(size(lineChart(CHART))).toBe("0 0 720 420");
+    const [one] = CHART.series;
+    const many = Array.from({ length: 30 }, () => one);
+    // A row of 18 for each name below the title's 40; 558 to the legend, 26 for its line, 6.6 a letter.
+    expect(size(lineChart({ ...CHART, series: many }))).toBe("0 0 720 598");
+    const long = { ...one, name: "adaptiveheads(snapkv(window=16)) re-rotated 1024" };
+    expect(size(lineChart({ ...CHART, series: [long] }))).toBe("0 0 901 420");
+  });
 });

@@ -30,6 +30,12 @@ const WIDTH = 720;
 const HEIGHT = 420;
 const LEFT = 64;
 const RIGHT = 176; // the legend's
+const LEGEND = WIDTH - RIGHT + 14;
+const LEGEND_ROW = 18;
+/** Of a line and the space behind it. */
+const LEGEND_LINE = 26;
+/** About the width of a letter. */
+const LETTER = 6.6;
 const TOP = 40;
 const BOTTOM = 52;
 /** Colours that people with colour vision deficiencies tell apart (Okabe and Ito). */
@@ -42,7 +48,7 @@ type Axis = { readonly place: (value: number) => number; readonly ticks: readonl
 /**
  * Draws a chart.
  *
- * @returns a whole SVG document of 720 × 420
+ * @returns a whole SVG document of 720 × 420, larger where the names of the series need it
  * @throws ConfigError when no series has a finite point, or a logarithmic axis has x of 0 or less
  */
 export function lineChart({ title, xLabel, yLabel, series, logX = false, yRange }: LineChart): string {
@@ -52,8 +58,11 @@ export function lineChart({ title, xLabel, yLabel, series, logX = false, yRange 
   const x = logX ? logAxis(xs) : linearAxis(extent(xs), LEFT, WIDTH - RIGHT);
   const y = linearAxis(yRange ?? extent(ys), HEIGHT - BOTTOM, TOP);
   const lines = series.flatMap((one, n) => drawSeries(one, n, x, y));
+  const longest = Math.max(...series.map(({ name }) => name.length));
+  const width = Math.max(WIDTH, Math.ceil(LEGEND + LEGEND_LINE + LETTER * longest));
+  const height = Math.max(HEIGHT, TOP + LEGEND_ROW * (series.length + 1));
   return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12">`,
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12">`,
     `<title>${escaped(title)}</title>`,
     "<style>text{fill:#555}.grid{stroke:#999;stroke-opacity:.25}.line{fill:none;stroke-width:2}" +
       "@media(prefers-color-scheme:dark){text{fill:#bbb}}</style>",
@@ -89,15 +98,14 @@ function drawSeries({ name, points, dashed = false }: Series, n: number, x: Axis
     pen = "L";
   }
   const dots = points.length > 24 ? [] : points.filter(isFinitePoint);
-  const row = TOP + 8 + 18 * n;
-  const left = WIDTH - RIGHT + 14;
+  const row = TOP + 8 + LEGEND_ROW * n;
   return [
     `<path class="line" ${stroke} d="${runs.join("")}"/>`,
     ...dots.map(([px, py]) => {
       return `<circle cx="${round(x.place(px))}" cy="${round(y.place(py))}" r="3" fill="${colour}"/>`;
     }),
-    `<line class="line" ${stroke} x1="${left}" x2="${left + 20}" y1="${row}" y2="${row}"/>`,
-    text(left + 26, row + 4, name),
+    `<line class="line" ${stroke} x1="${LEGEND}" x2="${LEGEND + 20}" y1="${row}" y2="${row}"/>`,
+    text(LEGEND + LEGEND_LINE, row + 4, name),
   ];
 }
 

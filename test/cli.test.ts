@@ -209,8 +209,21 @@ describe("phasor inspect", () => {
 describe("phasor start", () => {
   const args = ["start", "--model", MODEL, "--file", "CONTRIBUTING.md", "--budget", "64"];
 
+  /** The same with a part of the text. */
+  async function shorter(): Promise<string[]> {
+    const file = join(folder, "part.txt");
+    await writeFile(file, (await readFile("CONTRIBUTING.md", "utf8")).slice(0, 2500));
+    return args.with(args.indexOf("--file") + 1, file);
+  }
+
   test("reads a text in five ways, and shows their answers and bytes side by side", async () => {
-    const { code, stdout, stderr } = await phasor([...args, "--ask", "What is a rotation?", "--ask", "Who was Lily?"]);
+    const { code, stdout, stderr } = await phasor([
+      ...(await shorter()),
+      "--ask",
+      "What is a rotation?",
+      "--ask",
+      "Who was Lily?",
+    ]);
     expect([code, stderr]).toEqual([0, ""]);
     for (const way of [
       "everything kept",
@@ -226,10 +239,21 @@ describe("phasor start", () => {
   });
 
   test("as JSON holds every answer and the report of what was forgotten", async () => {
-    const { code, stdout } = await phasor([...args, "--ask", "Who?", "--json"]);
+    const { code, stdout } = await phasor([...(await shorter()), "--ask", "Who?", "--json"]);
     const { budget, trials, forgotten } = JSON.parse(stdout);
     expect([code, budget, trials.length, forgotten.budget]).toEqual([0, 64, 5, 64]);
     expect(trials[1].result.peakBytes).toBeLessThan(trials[0].result.peakBytes / 4);
+  });
+
+  test("says so when nothing was forgotten", async () => {
+    const file = join(folder, "short.txt");
+    await writeFile(file, "Once upon a time there was a dog.");
+    const { code, stdout } = await phasor(["start", "-m", MODEL, "-f", file, "--ask", "Who?", "--budget", "200"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^A text of \d+ tokens, a cache of 200: which holds all of it\. /);
+    expect(stdout).toMatch(
+      /\nForgotten by SnapKV, re-rotated when it knew the first question: nothing; every token is still held by some head\.\n$/,
+    );
   });
 
   test("needs questions about another text", async () => {
@@ -258,7 +282,21 @@ describe("a cache that forgets", () => {
       expect([second.code, second.stdout]).toEqual([0, first.stdout]);
       const other = await phasor([...all, ...ask, "--cache-dtype", "int8", "--load-cache", file]);
       expect([other.code, other.stdout]).toEqual([1, ""]);
-      expect(other.stderr).toMatch(/^phasor: .*dog\.kv/);
+      expect(other.stderr).toBe(
+        `phasor: ${file}: a cache of the same model and element type; got cache-dtype="int8". ` +
+          "Give --model and --cache-dtype as the cache was saved with.\n",
+      );
+      const less = ["--policy", "snapkv(window=8)", "--budget", "24", "--rerotate"];
+      const smaller = await phasor(["generate", "--model", MODEL, ...less, ...ask, "--load-cache", file]);
+      expect([smaller.code, smaller.stdout, smaller.stderr]).toEqual([
+        ...[1, ""],
+        `phasor: ${file}: a cache within the budget; got rows=48, budget=24. ` +
+          "Give --budget or --max-cache-bytes as the cache was saved with, or a larger one.\n",
+      ]);
+      const bytes = ["--max-cache-bytes", "24KiB", "--load-cache", file];
+      const cramped = await phasor(["generate", "--model", MODEL, ...ask, ...bytes]);
+      expect([cramped.code, cramped.stdout]).toEqual([1, ""]);
+      expect(cramped.stderr).toMatch(/^phasor: .*dog\.kv: .* got rows=\d+, .*Give --budget.*\n$/);
     } finally {
       await rm(folder, { recursive: true });
     }
@@ -315,10 +353,43 @@ describe("phasor eval", () => {
       const run = ["eval", "--model", MODEL, "--policies", "keydiff", "--budgets", "16,32", ...small];
       const { code, stdout } = await phasor([...run, "--rerotate", "on", "--json", json, "--svg", svg]);
       expect(code).toBe(0);
-      expect(stdout.split("\n").filter((line) => line.startsWith("| keydiff"))).toHaveLength(2);
+      expect(stdout.split("\n").filter((line) => line.startsWith("| keydiff"))).toHaveLength(3 * 2);
+      expect(stdout).toContain("\nExact answers by place of the fact in the text:\n");
+      expect(stdout).toContain("\nExact answers by tokens from the fact to the question:\n");
       const { options, rows } = JSON.parse(await readFile(json, "utf8"));
       expect([options.seed, rows.length, rows[1].retrieval.answers.length]).toEqual([1, 3, 2]);
-      expect(await readFile(join(svg, "divergence-by-budget.svg"), "utf8")).toContain("<svg");
+      const { byDepth, byDistance } = rows[1].retrieval;
+      for (const parts of [byDepth, byDistance]) {
+        expect(parts.reduce((sum: number, { asked }: { asked: number }) => sum + asked, 0)).toBe(2);
+      }
+      for (const name of ["divergence-by-budget", "retrieval-by-depth", "retrieval-by-distance"]) {
+        expect(await readFile(join(svg, `${name}.svg`), "utf8")).toContain("<svg");
+      }
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  test("writes its files although nobody reads the tables to their end", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "phasor-eval-"));
+    try {
+      const json = join(folder, "eval.json");
+      const small = ["--documents", "1", "--document-pieces", "60", "--facts", "1", "--text-tokens", "0"];
+      const child = start([
+        "eval",
+        "--model",
+        MODEL,
+        "--policies",
+        "keydiff",
+        "--budgets",
+        "16",
+        ...small,
+        "--json",
+        json,
+      ]);
+      child.stdout?.destroy();
+      expect((await finished(child)).code).toBe(0);
+      expect(JSON.parse(await readFile(json, "utf8")).rows).toHaveLength(3);
     } finally {
       await rm(folder, { recursive: true });
     }
@@ -327,9 +398,8 @@ describe("phasor eval", () => {
   test("refuses a negative count", async () => {
     const { code, stderr } = await phasor(["eval", "--model", "nowhere", "--documents", "-1"]);
     expect([code, stderr]).toEqual([
-      1,
-      "phasor: eval: counts that are not negative, and a chunk of at least 1 token; " +
-        "got documents=-1, text-tokens=768, prefill-chunk=1.\n",
+      2,
+      "error: option '--documents <n>' argument '-1' is invalid. It must be a whole number from 0 to 100,000.\n",
     ]);
   });
 
@@ -398,6 +468,22 @@ describe("errors are one line on stderr", () => {
     await refused(["generate", "-m", MODEL, "-f", join(folder, "nothing.txt")], 'nothing.txt", error="ENOENT".');
   });
 
+  test("a prompt that is not UTF-8", async () => {
+    const file = join(folder, "latin1.txt");
+    await writeFile(file, Uint8Array.of(0x63, 0x61, 0x66, 0xe9));
+    await refused(
+      ["generate", "-m", MODEL, "-f", file],
+      `phasor: generate: the prompt file must be text in UTF-8; got file="${file}".`,
+    );
+  });
+
+  test("a text longer than the context, before it is read", async () => {
+    await refused(
+      ["generate", "-m", MODEL, "-p", "Once upon a time ".repeat(200), "--ask", "Who?"],
+      /^phasor: generate: text and question must fit the context of 512 positions; got cachedPositions=0, textTokens=\d+, questionTokens=\d+\. Give --budget with --rerotate to read a longer text, or raise --context if the model can go further\.\n$/,
+    );
+  });
+
   test("a prompt longer than the context", async () => {
     const args = ["generate", "-m", MODEL, "-p", "a b c d", "--context", "3"];
     await refused(args, /the prompt must fit the context of 3 positions; got promptTokens=\d/);
@@ -410,16 +496,45 @@ describe("errors are one line on stderr", () => {
 
   test.each([
     ["a missing option", ["generate"], "required option '-m, --model <folder>' not specified"],
-    ["a value that is no number", ["generate", "-m", MODEL, "-t", "warm"], "'warm' is invalid. It must be a number."],
-    ["a fraction of a token", ["generate", "-m", MODEL, "-n", "2.5"], "'2.5' is invalid. It must be a whole number."],
+    [
+      "a value that is no number",
+      ["generate", "-m", MODEL, "-t", "warm"],
+      "'warm' is invalid. It must be a number such as 7, 0.5 or 1e-3.",
+    ],
+    [
+      "a fraction of a token",
+      ["generate", "-m", MODEL, "-n", "2.5"],
+      "'2.5' is invalid. It must be a whole number from 0 to 2^53 - 1.",
+    ],
     ["two prompts", ["generate", "-m", MODEL, "-p", "a", "-f", "b"], "cannot be used with option"],
     ["no byte count", ["inspect", MODEL, "--memory", "lots"], "It must be a byte count such as 64MiB, 2GB or 1.5GiB."],
-    ["an unknown command", ["generatr"], "unknown command 'generatr'"],
+    ["an unknown command", ["generatr"], "unknown command 'generatr'\n(Did you mean generate?)"],
+    ["a misspelt option", ["generate", "--polcy", "knorm"], "unknown option '--polcy'\n(Did you mean --policy?)"],
+    ["one dash", ["start", "-budget", "64"], "unknown option '-budget'\n(Did you mean --budget?)"],
+    [
+      "a budget and a ratio",
+      ["generate", "-m", MODEL, "--budget", "8", "--compression-ratio", "0.5"],
+      "option '--compression-ratio <r>' cannot be used with option '--budget <n>'",
+    ],
   ])("usage: %s exits with 2", async (_name, args, message) => {
     const { code, stdout, stderr } = await phasor(args);
     expect(stderr).toContain(message);
     expect(stderr).not.toMatch(/\n {4}at /);
     expect([code, stdout]).toEqual([2, ""]);
+  });
+
+  test("help tells every option with its unit and default", async () => {
+    for (const command of ["generate", "eval", "inspect", "start", "train"]) {
+      const { code, stdout, stderr } = await phasor(["help", command]);
+      expect([code, stderr]).toEqual([0, ""]);
+      const whole = stdout.replaceAll(/\n {10,}/g, " ");
+      for (const [line] of whole.matchAll(/^ {2}(-., )?--[a-z-]+ <.*$/gm)) {
+        expect(line).toMatch(
+          /\(default: |default: "|-cache <|--(model|out|data|steps|file|ask|json|svg|compression-ratio|eval-data|rope-scaling|memory|config|max-cache-bytes) </,
+        );
+      }
+    }
+    expect((await phasor(["start", "--help"])).stdout).toContain("npx phasor train");
   });
 
   test("--help and --version exit with 0", async () => {

@@ -146,7 +146,7 @@ describe("phasor train", () => {
     const { code, stdout, stderr } = await start(args).ended;
     expect([code, stdout]).toEqual([0, ""]);
     expect(stderr).toMatch(
-      /^step 6 of 12, loss [\d.]+, held out [\d.]+, [\d,]+ tokens\/s, \d+ s left\nstep 12 .*\nthe model is in .*new\n$/,
+      /^Training [\d,]+ parameters\nstep 1 of 12, loss [\d.]+, [\d,]+ tokens\/s, \d+ s left\nstep 6 of 12, loss [\d.]+, held out [\d.]+, .*\nstep 12 .*\nthe model is in .*new\n$/,
     );
     expect((await readdir(join(folder, "new"))).sort()).toEqual([
       ...["checkpoint.safetensors", "config.json", "loss.svg", "model.safetensors"],
@@ -158,6 +158,16 @@ describe("phasor train", () => {
     expect(entries[13].heldOutLoss).toBeLessThan(5);
     const generated = await start(["generate", "-m", join(folder, "new"), "-p", "Ann", "-n", "3", "--json"]).ended;
     expect(JSON.parse(generated.stdout).newTokens).toBeGreaterThan(0);
+  });
+
+  test("tells steps in plain lines where nothing is held out", async () => {
+    const { code, stderr } = await start(runInto("plain", "--steps", "3", "--hold-out", "0")).ended;
+    expect(code).toBe(0);
+    expect(stderr.split("\n").map((line) => line.replace(/, loss.*| in .*/, ""))).toEqual([
+      "phasor: nothing is held out to evaluate on; --eval-data names some",
+      expect.stringMatching(/^Training [\d,]+ parameters$/),
+      ...["step 1 of 3", "step 3 of 3", "the model is", ""],
+    ]);
   });
 
   test("Ctrl-C ends after the step at hand with a checkpoint", async () => {
@@ -176,7 +186,9 @@ describe("phasor train", () => {
     expect(stderr).toMatch(/stopped after step \d+ of 100000; the same command with --resume goes on\n$/);
     const again = await start(args).ended;
     expect(again.code).toBe(1);
-    expect(again.stderr).toMatch(/^phasor: train: no checkpoint where the run's is to go\. Resume it, take it away/);
+    expect(again.stderr).toMatch(
+      /^phasor: train: no checkpoint where the run's is to go; got checkpoint=".*checkpoint\.safetensors"\. Go on from it/,
+    );
   });
 
   test("trains a checkpoint further at a longer context with a scaled schedule", async () => {
@@ -211,8 +223,8 @@ describe("phasor train", () => {
     ],
     [
       ["--steps", "1", "--model", TRAINED, "--context", "600"],
-      "train: a context that the model is made for; got contextTokens=600, max_position_embeddings=512. " +
-        "Raise max_position_embeddings, or extend the context with a scaled rotary schedule.",
+      "train: a context that the model is made for; got context=600, max_position_embeddings=512. " +
+        "Raise max_position_embeddings in the config, or give --rope-scaling.",
     ],
   ])("refuses %j", async (more, message) => {
     const { code, stderr } = await start(["train", "--data", dataPath, "--out", join(folder, "refused"), ...more])

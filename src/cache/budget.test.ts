@@ -99,4 +99,32 @@ describe("planCacheBudget", () => {
       }
     }
   });
+
+  it("heads of all layers stay within one pool, however unequal layers are, and beyond it an append is refused", () => {
+    const layer = { ...SHAPE, layout: { type: "paged", pageSize: 4 } } as const;
+    const plan = planCacheBudget({ layers: [layer, layer], maxBytes: 9000, ragged: true });
+    const cache = createKvCache(plan.layers, { heads: "pooled" });
+    for (let round = 0; round < 6; round++) {
+      const [long, short] = round % 2 === 0 ? [0, 1] : [1, 0];
+      if (cache.length(short) > 1) cache.compact(short, Int32Array.of(0));
+      add(cache, long, 2 * plan.tokens - 8 - cache.length(long), SHAPE);
+      expect(cache.length(long)).toBeGreaterThan(1.5 * plan.tokens);
+      expect(cache.allocatedBytes).toBeLessThanOrEqual(plan.bytes);
+      expect(thrownBy(() => add(cache, short, 13, SHAPE))).toContain("BudgetError: cache.append");
+    }
+    cache.dispose();
+    expect(cache.allocatedBytes).toBe(0);
+    add(cache, 1, plan.tokens, SHAPE);
+    expect(cache.allocatedBytes).toBeLessThanOrEqual(plan.bytes);
+  });
+
+  it("a pool needs pages and capacities", () => {
+    expect(thrownBy(() => createKvCache([{ ...SHAPE, layout: { type: "paged" } }], { heads: "pooled" }))).toBe(
+      "ConfigError: createKvCache: a paged layout and a capacity in every layer, for heads that are pooled; got " +
+        'layout="paged", capacity=undefined, layer=0. The pool has as many pages as the capacities come to.',
+    );
+    expect(thrownBy(() => createKvCache([SHAPE], { heads: "alone" as "apart" }))).toBe(
+      'ConfigError: createKvCache: heads must be "together", "apart" or "pooled"; got heads="alone".',
+    );
+  });
 });

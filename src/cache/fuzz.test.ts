@@ -9,6 +9,7 @@ import { f32 } from "../tensor.ts";
 import {
   createKvCache,
   dropKeyChannels,
+  type KvCacheOptions,
   type KvLayerSpec,
   type PositionedCache,
   restoreSnapshot,
@@ -42,7 +43,7 @@ const rotaryOf = ({ pairing, factor }: ModelRotation): RotaryLayer => ({
         },
 });
 
-type Kind = Pick<KvLayerSpec, "layout" | "elements" | "capacity" | "pristineKeys">;
+type Kind = Pick<KvLayerSpec, "layout" | "elements" | "capacity" | "pristineKeys"> & Pick<KvCacheOptions, "heads">;
 const RING = { type: "ring", window: 5, maxChunk: 4 } as const;
 const KINDS: Record<string, Kind> = {
   contiguous: {},
@@ -59,6 +60,13 @@ const KINDS: Record<string, Kind> = {
     layout: { type: "paged", pageSize: 4 },
   },
   "int8 in a ring": { elements: "int8", layout: RING },
+  "heads apart": { heads: "apart" },
+  "int8 heads apart in a ring": { elements: "int8", layout: RING, heads: "apart" },
+  "heads of all layers in one pool": { layout: { type: "paged", pageSize: 3 }, capacity: 800, heads: "pooled" },
+  "int4 heads with pristine keys in one pool": {
+    ...{ elements: "int4", pristineKeys: true, heads: "pooled" },
+    ...{ layout: { type: "paged", pageSize: 4 }, capacity: 800 },
+  },
 };
 
 type Operation =
@@ -150,8 +158,9 @@ class Bench {
 
   empty(): PositionedCache {
     const widths = { kvHeads: HEADS, keyDim: KEY_DIM, valueDim: VALUE_DIM };
-    const layers = ROTATIONS.map((rotation) => ({ ...widths, rotary: rotaryOf(rotation), ...this.kind }));
-    return createKvCache(layers, { memory: this.memory });
+    const { heads = "together", ...kind } = this.kind;
+    const layers = ROTATIONS.map((rotation) => ({ ...widths, rotary: rotaryOf(rotation), ...kind }));
+    return createKvCache(layers, { memory: this.memory, heads });
   }
 
   async run({ cache, operation }: Step): Promise<void> {

@@ -8,6 +8,7 @@ import { rows as rowRange, type Tensor } from "../tensor.ts";
 import type { KvMemory, KvRows } from "./cache.ts";
 import { ContiguousStore } from "./contiguous.ts";
 import { headRowBytes, type ResolvedLayer } from "./layer-spec.ts";
+import type { PagePools } from "./page-pools.ts";
 import { PagedStore, PagePool } from "./paged.ts";
 import { RingStore } from "./ring.ts";
 import { RowBlock } from "./row-block.ts";
@@ -20,6 +21,14 @@ export type SlotPlaces = {
   readonly positions: Int32Array;
   readonly segments: Int32Array;
   readonly axes: readonly Int32Array[];
+};
+
+/** What sets a lane apart from most. */
+export type LaneKind = {
+  /** i32 [heads][width], the channels that the keys hold, ascending; absent: all. */
+  readonly channels?: readonly Int32Array[] | undefined;
+  /** Rows of a page, where other lanes draw from the same fixed number of them. */
+  readonly sharedPageSize?: number | undefined;
 };
 
 /** Rows of `heads` heads with their places. */
@@ -36,6 +45,8 @@ export class Lane {
   /** i32 [heads][width], the channels that the keys hold, ascending; absent: all. */
   readonly channels: readonly Int32Array[] | undefined;
   readonly #axes: number;
+  /** Rows of a page, where other lanes draw from the same fixed number of them. */
+  readonly #sharedPageSize: number | undefined;
   /** Whether a ring has let old rows go since it was last empty. */
   hasDropped = false;
 
@@ -45,7 +56,7 @@ export class Lane {
     heads: number,
     store: SlotStore,
     columns: SlotColumns,
-    channels?: readonly Int32Array[],
+    { channels, sharedPageSize }: LaneKind = {},
   ) {
     this.heads = heads;
     this.store = store;
@@ -53,6 +64,7 @@ export class Lane {
     this.layer = layer;
     this.channels = channels;
     this.#axes = axes;
+    this.#sharedPageSize = sharedPageSize;
   }
 
   get length(): number {
@@ -184,7 +196,8 @@ export class Lane {
 
   fork(): Lane {
     const { layer, heads, store, columns, channels } = this;
-    const fork = new Lane(layer, this.#axes, heads, store.fork(), columns.clone(), channels);
+    const kind = { channels, sharedPageSize: this.#sharedPageSize };
+    const fork = new Lane(layer, this.#axes, heads, store.fork(), columns.clone(), kind);
     fork.hasDropped = this.hasDropped;
     return fork;
   }
@@ -193,10 +206,9 @@ export class Lane {
     return this.store.view({ positions: this.positions, segments: this.segments, order: this.columns.order });
   }
 
-  /** Heads that share a fixed number of pages have no more positions than pages, whichever of them is long. */
+  /** Lanes that share a fixed number of pages have no more positions than pages, whichever of them is long. */
   #trimToPages(): void {
-    const { layout, capacity, kvHeads } = this.layer;
-    if (layout.type === "paged" && capacity !== undefined && this.heads < kvHeads) this.columns.trim(layout.pageSize);
+    if (this.#sharedPageSize !== undefined) this.columns.trim(this.#sharedPageSize);
   }
 
   /** Where another lane's keys have the channels of these, [heads]; undefined where both have the same. */
@@ -222,22 +234,36 @@ export class Lane {
 }
 
 /** What lanes need of the cache they belong to. */
-export type LaneOwner = { readonly memory: KvMemory; readonly axes: number; readonly versions: SlotVersions };
+export type LaneOwner = {
+  readonly memory: KvMemory;
+  /** Positions per slot beside the one that masks compare. */
+  readonly axes: number;
+  readonly versions: SlotVersions;
+  /** Whether every head always has a lane. */
+  readonly headsApart: boolean;
+  /** Where the lanes of all layers share pages. */
+  readonly pools: PagePools | undefined;
+};
 
 /**
  * Empty lanes of a layer.
  *
- * @param owner - the cache: its memory, positions per slot beside the one that masks compare, and versions of slots
- * @param perHead - one lane for each head instead of one for all
+ * @param owner - the cache
+ * @param split - one lane for each head instead of one for all
  */
-export function createLanes({ memory, axes, versions }: LaneOwner, layer: ResolvedLayer, perHead: boolean): Lane[] {
+export function createLanes(owner: LaneOwner, layer: ResolvedLayer, split: boolean): Lane[] {
+  const { memory, axes, versions, pools } = owner;
   const { layout, kvHeads, capacity } = layer;
+  const perHead = split || owner.headsApart;
   const heads = perHead ? 1 : kvHeads;
   const lanes = perHead ? kvHeads : 1;
   const make = (rows: number): RowBlock => new RowBlock(memory, layer, heads, rows);
-  const growth = slotGrowth(layer, perHead);
-  const lane = (store: SlotStore): Lane =>
-    new Lane(layer, axes, heads, store, new SlotColumns(columnCount(layer, axes), growth, versions));
+  const sharesPages = layout.type === "paged" && capacity !== undefined && (lanes > 1 || pools !== undefined);
+  const growth = slotGrowth(layer, sharesPages);
+  const lane = (store: SlotStore): Lane => {
+    const columns = new SlotColumns(columnCount(layer, axes), growth, versions);
+    return new Lane(layer, axes, heads, store, columns, sharesPages ? { sharedPageSize: layout.pageSize } : {});
+  };
   const stores = (create: () => SlotStore): Lane[] => Array.from({ length: lanes }, () => lane(create()));
   switch (layout.type) {
     case "contiguous":
@@ -246,7 +272,7 @@ export function createLanes({ memory, axes, versions }: LaneOwner, layer: Resolv
       return stores(() => new RingStore(make, layout.window, layout.maxChunk));
     case "paged": {
       const pages = capacity === undefined ? undefined : lanes * Math.ceil(capacity / layout.pageSize);
-      const pool = new PagePool(make, layout.pageSize, pages);
+      const pool = pools?.of(layer) ?? new PagePool(make, layout.pageSize, pages);
       return stores(() => new PagedStore(pool));
     }
   }
@@ -273,8 +299,8 @@ export function createNarrowLanes(
   const groups = perHead ? channels.map((list) => [list]) : [channels];
   return groups.map((lists) => {
     const make = (rows: number): RowBlock => new RowBlock(memory, narrow, lists.length, rows);
-    const columns = new SlotColumns(columnCount(narrow, axes), slotGrowth(narrow, perHead), versions);
-    return new Lane(narrow, axes, lists.length, new ContiguousStore(make, undefined), columns, lists);
+    const columns = new SlotColumns(columnCount(narrow, axes), slotGrowth(narrow, false), versions);
+    return new Lane(narrow, axes, lists.length, new ContiguousStore(make, undefined), columns, { channels: lists });
   });
 }
 
@@ -284,11 +310,11 @@ export function columnCount({ pristineKeys }: ResolvedLayer, axes: number): numb
 }
 
 /** Lists grow with the rows: to a fixed size at once, by pages, or by doubling. */
-function slotGrowth({ layout, capacity }: ResolvedLayer, perHead: boolean): SlotGrowth {
+function slotGrowth({ layout, capacity }: ResolvedLayer, sharesPages: boolean): SlotGrowth {
   if (layout.type === "ring") return () => layout.window + layout.maxChunk - 1;
   if (capacity === undefined) return (needed, present) => Math.max(needed, 2 * present);
   if (layout.type === "contiguous") return () => capacity;
   const { pageSize } = layout;
   // One head may have more than its share of the pages.
-  return (needed) => pageSize * Math.ceil((perHead ? needed : capacity) / pageSize);
+  return (needed) => pageSize * Math.ceil((sharesPages ? needed : capacity) / pageSize);
 }

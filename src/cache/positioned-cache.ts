@@ -32,7 +32,7 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
       lanes: forked(lanes),
       narrow: forked(narrow),
     }));
-    const fork = new PositionedCache<View>([], this.memory, this.axes, states);
+    const fork = new PositionedCache<View>(this, [], states);
     fork.scheduleLength = this.scheduleLength;
     fork.next = this.next;
     return fork;
@@ -220,10 +220,10 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
     for (const state of this.states) {
       for (const lane of state.narrow) lane.store.dispose();
       state.narrow = [];
-      if (state.lanes.length > 1) {
+      if (state.lanes.length > 1 && this.pools === undefined) {
         for (const lane of state.lanes) lane.store.dispose();
         state.lanes = createLanes(this, state.spec, false);
-      } else state.lanes[0].crop(0);
+      } else for (const lane of state.lanes) lane.crop(0);
     }
     this.next = 0;
     this.scheduleLength = 0;
@@ -231,8 +231,9 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
 
   /** Gives all memory back; the cache is empty then. Forks keep theirs. */
   dispose(): void {
+    for (const lane of this.states.flatMap(lanesOf)) lane.store.dispose();
+    this.pools = this.pools?.renewed();
     for (const state of this.states) {
-      for (const lane of lanesOf(state)) lane.store.dispose();
       state.narrow = [];
       state.lanes = createLanes(this, state.spec, false);
     }
@@ -242,6 +243,20 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /**
+   * For a step that failed: takes back the last rows of every layer, as if they had not come. May be used while something
+   * is pending: rows that are written later are nobody's then.
+   *
+   * @param counts - [L] rows of every head
+   * @param nextPosition - where the next token went before
+   */
+  takeBack(counts: readonly number[], nextPosition: number): void {
+    for (const [layer, { lanes }] of this.states.entries()) {
+      if (counts[layer] > 0) for (const lane of lanes) lane.crop(Math.max(0, lane.length - counts[layer]));
+    }
+    this.next = nextPosition;
   }
 
   /** Refuses when something issued to the memory has not taken effect yet. */
@@ -268,9 +283,9 @@ export class PositionedCache<View extends KeyValues = KeyValues> extends Positio
   ): void {
     this.dispose();
     for (const [layer, state] of this.states.entries()) {
-      if (perHead[layer]) state.lanes = createLanes(this, state.spec, true);
+      if (perHead[layer] && !this.headsApart) state.lanes = createLanes(this, state.spec, true);
       const held = channels[layer];
-      if (held) state.narrow = createNarrowLanes(this, state.spec, held, perHead[layer]);
+      if (held) state.narrow = createNarrowLanes(this, state.spec, held, state.lanes.length > 1);
     }
     this.next = nextPosition;
     this.scheduleLength = scheduleLength;

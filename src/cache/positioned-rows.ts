@@ -7,9 +7,10 @@ import type { KeyValues, KvView, KvViews, NarrowedKv } from "../attention/index.
 import { CapabilityError, ShapeError } from "../errors.ts";
 import type { KvCache, KvMemory, KvRows } from "./cache.ts";
 import { checkRows } from "./check.ts";
-import { createLanes, type Lane } from "./lane.ts";
+import { createLanes, type Lane, type LaneOwner } from "./lane.ts";
 import type { ResolvedLayer } from "./layer-spec.ts";
 import { wideView } from "./narrow.ts";
+import type { PagePools } from "./page-pools.ts";
 import { PagedStore, pagedView } from "./paged.ts";
 import { rowKind } from "./row-kind.ts";
 import { SlotVersions } from "./slot-versions.ts";
@@ -43,12 +44,18 @@ export abstract class PositionedRows<View extends KeyValues = KeyValues> impleme
   readonly memory: KvMemory;
   /** For the parts of the cache only. */
   readonly versions: SlotVersions = new SlotVersions();
+  /** For the parts of the cache only. */
+  readonly headsApart: boolean;
+  /** For the parts of the cache only. */
+  pools: PagePools | undefined;
   protected next = 0;
 
   /** Use `createKvCache`. */
-  constructor(specs: readonly ResolvedLayer[], memory: KvMemory, axes: number, states?: readonly LayerState[]) {
-    this.memory = memory;
-    this.axes = axes;
+  constructor(made: Omit<LaneOwner, "versions">, specs: readonly ResolvedLayer[], states?: readonly LayerState[]) {
+    this.memory = made.memory;
+    this.axes = made.axes;
+    this.headsApart = made.headsApart;
+    this.pools = made.pools;
     this.states = states ?? specs.map((spec) => ({ spec, lanes: createLanes(this, spec, false), narrow: [] }));
   }
 

@@ -39,6 +39,14 @@ function filled(spec: Partial<KvLayerSpec> = {}, count = 11): PositionedCache {
   return cache;
 }
 
+/** A cache of the same rows whose heads are apart. */
+function apartOf(spec: Partial<KvLayerSpec>, heads: "apart" | "pooled"): PositionedCache {
+  const layer: KvLayerSpec = { kvHeads: 2, keyDim: 4, valueDim: 3, rotary: null, ...spec };
+  if (heads === "apart") return createKvCache([layer, { ...layer, kvHeads: 3 }], { heads });
+  const paged = { ...layer, layout: { type: "paged", pageSize: 4 }, capacity: 13 } as const;
+  return createKvCache([paged, { ...paged, kvHeads: 3 }], { heads });
+}
+
 /** A ragged cache and its snapshot. */
 async function raggedSnapshot(spec: Partial<KvLayerSpec> = {}): Promise<{ cache: PositionedCache; bytes: Uint8Array }> {
   const cache = filled(spec);
@@ -90,6 +98,44 @@ describe("a snapshot", () => {
     const [, , , want] = seen(cache) as unknown[];
     expect(got).toEqual(want);
     expect([restored.bytes, restored.nextPosition]).toEqual([cache.bytes, cache.nextPosition]);
+  });
+
+  it.each<[string, Partial<KvLayerSpec>, "apart" | "pooled"]>([
+    ["f32, apart", {}, "apart"],
+    ["int4, apart", { elements: "int4" }, "apart"],
+    ["int8 with pristine keys, in one pool", { elements: "int8", pristineKeys: true }, "pooled"],
+  ])("of heads that are together fills heads that are not: %s", async (_, spec, heads) => {
+    for (const [cache, bytes] of [
+      [filled(spec), await joined(saveSnapshot(filled(spec), FINGERPRINT))] as const,
+      await raggedSnapshot(spec).then((both) => [both.cache, both.bytes] as const),
+    ]) {
+      const restored = apartOf(spec, heads);
+      await restoreSnapshot(restored, [bytes], FINGERPRINT);
+      // Heads that are apart in the cache to compare with.
+      for (const [layer, count] of [2, 3].entries()) {
+        expect(restored.isRagged(layer)).toBe(true);
+        if (!cache.isRagged(layer)) {
+          cache.append(layer, {
+            keys: values([1, count, 4], 9),
+            values: values([1, count, 3], 9),
+            positions: Int32Array.of(99),
+            segments: Int32Array.of(0),
+          });
+          const all = Int32Array.from({ length: cache.length(layer) }, (_, slot) => slot);
+          const lists = Array.from({ length: count }, (_, head) => (head === 0 ? all : all.slice(0, -1)));
+          cache.compact(layer, lists);
+          cache.compact(
+            layer,
+            Array.from({ length: count }, () => all.slice(0, -1)),
+          );
+        }
+      }
+      const [, , , got] = seen(restored) as unknown[];
+      const [, , , want] = seen(cache) as unknown[];
+      expect(got).toEqual(want);
+      restored.dispose();
+      expect(restored.allocatedBytes).toBe(0);
+    }
   });
 
   it("may be cut anywhere", async () => {

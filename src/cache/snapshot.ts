@@ -114,15 +114,25 @@ export async function restoreSnapshot<View extends KeyValues>(
     const header = await readHeader(reader, cache, fingerprint);
     cache.prepare(header.perHead, header.nextPosition, header.scheduleLength, header.channels);
     try {
-      for (const [index, lane] of cache.states.flatMap(lanesOf).entries()) {
-        const { rows, hasDropped } = header.lanes[index];
-        for (let slot = 0; slot < rows; slot += header.blockRows) {
-          const count = Math.min(header.blockRows, rows - slot);
-          restoreRows(lane, await reader.sealed(count * rowBytes(lane)), count, header.nextPosition);
+      for (const [layer, { spec, lanes, narrow }] of cache.states.entries()) {
+        const saved = header.lanes[layer];
+        const parts = narrow.length > 0 ? [narrow, lanes] : [lanes];
+        const savedLanes = saved.length / parts.length; // of a part
+        const heads = spec.kvHeads / savedLanes;
+        for (const [index, { rows, hasDropped }] of saved.entries()) {
+          const part = parts[Math.floor(index / savedLanes)];
+          const targets = part.length === savedLanes ? [part[index % savedLanes]] : part;
+          for (let slot = 0; slot < rows; slot += header.blockRows) {
+            const count = Math.min(header.blockRows, rows - slot);
+            const block = await reader.sealed(count * rowBytes(part[0], heads));
+            restoreRows(targets, heads, block, count, header.nextPosition);
+          }
+          for (const lane of targets) {
+            if (lane.length !== rows) throw ringTooSmall(rows, lane.length);
+            lane.hasDropped = hasDropped;
+            if (lane.channels !== undefined) lane.trim();
+          }
         }
-        if (lane.length !== rows) throw ringTooSmall(rows, lane.length);
-        lane.hasDropped = hasDropped;
-        if (lane.channels !== undefined) lane.trim();
       }
       for (const state of cache.states) leaveEmpty(state);
       await reader.end();
@@ -141,8 +151,11 @@ type Header = {
   readonly blockRows: number;
   readonly perHead: readonly boolean[];
   readonly channels: readonly (readonly Int32Array[] | undefined)[];
-  readonly lanes: readonly { readonly rows: number; readonly hasDropped: boolean }[];
+  /** [L] lanes as they were saved. */
+  readonly lanes: readonly (readonly SavedLane[])[];
 };
+
+type SavedLane = { readonly rows: number; readonly hasDropped: boolean };
 
 async function readHeader<View extends KeyValues>(
   source: SnapshotReader,
@@ -180,15 +193,17 @@ async function readHeader<View extends KeyValues>(
   if (layers !== cache.layers) throw reader.error(`${cache.layers} layers`, { layers }, DAMAGED);
   const perHead: boolean[] = [];
   const channels: (Int32Array[] | undefined)[] = [];
-  const lanes: { rows: number; hasDropped: boolean }[] = [];
+  const lanes: SavedLane[][] = [];
   for (const [layer, { spec }] of cache.states.entries()) {
     const split = flag(reader);
     perHead.push(split);
     const held = version === NARROWED ? readChannels(reader, spec, layer) : undefined;
     channels.push(held);
+    const saved: SavedLane[] = [];
     for (let lane = 0; lane < (split ? spec.kvHeads : 1) * (held ? 2 : 1); lane++) {
-      lanes.push({ rows: reader.u64(), hasDropped: flag(reader) });
+      saved.push({ rows: reader.u64(), hasDropped: flag(reader) });
     }
+    lanes.push(saved);
     const largest = blockRows * (spec.kvHeads * headRowBytes(spec) + 4 * (2 * cache.axes + 3));
     if (blockRows === 0 || (blockRows > 1 && largest > MAX_BLOCK_BYTES)) {
       throw reader.error(`blocks of at most ${MAX_BLOCK_BYTES} bytes`, { blockRows }, DAMAGED);
@@ -236,23 +251,43 @@ function checkFingerprint(reader: ByteReader, wanted: SnapshotFingerprint): void
   }
 }
 
-/** Writes one block of rows to the end of a lane. */
-function restoreRows(lane: Lane, reader: ByteReader, count: number, nextPosition: number): void {
-  const lists = lane.columns.lists.map(() => Int32Array.from({ length: count }, () => reader.i32()));
+/** Writes one block of rows of so many heads to the end of the lane, or lanes, that hold them. */
+function restoreRows(
+  lanes: readonly Lane[],
+  heads: number,
+  reader: ByteReader,
+  count: number,
+  nextPosition: number,
+): void {
+  const lists = lanes[0].columns.lists.map(() => Int32Array.from({ length: count }, () => reader.i32()));
   for (const position of lists[0]) {
     if (position >= nextPosition)
       throw reader.error("positions below the next one", { position, nextPosition }, DAMAGED);
   }
-  lane.addSlots(lists);
+  for (const lane of lanes) lane.addSlots(lists);
+  for (const [n, { heads: own }] of lanes[0].store.block.arrays.entries()) {
+    const unit = lanes[0].store.block.arrays[n].bytesOf(0, count).map(({ length }) => length / count / own);
+    const parts = unit.map((bytes) => reader.bytes(count * heads * bytes));
+    for (const [index, lane] of lanes.entries()) placeUnits(lane, n, count, index * own, parts);
+  }
+}
+
+/**
+ * Copies the heads of a lane from `head` on into its last rows.
+ *
+ * @param parts - bytes of `count` rows of one array, as they were saved
+ */
+function placeUnits(lane: Lane, n: number, count: number, head: number, parts: readonly Uint8Array[]): void {
   const first = lane.length - count;
-  for (const array of lane.store.block.arrays) {
-    const parts = array.bytesOf(0, count).map(({ length }) => reader.bytes(length));
-    for (const { slot, row, count: rows } of runsOf(lane.store, first, lane.length)) {
-      array.bytesOf(row, rows).forEach((bytes, part) => {
-        const start = (slot - first) * (bytes.length / rows);
-        bytes.set(parts[part].subarray(start, start + bytes.length));
-      });
-    }
+  for (const { slot, row, count: rows } of runsOf(lane.store, first, lane.length)) {
+    lane.store.block.arrays[n].bytesOf(row, rows).forEach((bytes, part) => {
+      const [width, saved] = [bytes.length / rows, parts[part].length / count]; // bytes of a row
+      const together = width === saved ? rows : 1;
+      for (let r = 0; r < rows; r += together) {
+        const from = (slot - first + r) * saved + head * (width / lane.heads);
+        bytes.set(parts[part].subarray(from, from + together * width), r * width);
+      }
+    });
   }
 }
 
@@ -308,12 +343,13 @@ function headerOf<View extends KeyValues>(
 }
 
 function rowsPerBlock(states: readonly LayerState[]): number {
-  const largest = Math.max(1, ...states.flatMap(lanesOf).map(rowBytes));
+  const largest = Math.max(1, ...states.flatMap(lanesOf).map((lane) => rowBytes(lane, lane.heads)));
   return Math.max(1, Math.floor(BLOCK_BYTES / largest));
 }
 
-function rowBytes(lane: Lane): number {
-  return lane.heads * headRowBytes(lane.layer) + 4 * lane.columns.lists.length;
+/** Bytes of a saved row of so many heads, of the kind that a lane holds. */
+function rowBytes({ layer, columns }: Lane, heads: number): number {
+  return heads * headRowBytes(layer) + 4 * columns.lists.length;
 }
 
 function readText(reader: ByteReader): string {

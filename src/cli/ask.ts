@@ -2,6 +2,7 @@
  * phasor generate --ask: a text is read once, and questions are asked of what the cache kept of it.
  */
 
+import { BudgetError } from "../errors.ts";
 import { generate } from "../generate/index.ts";
 import type { DecoderModel, ModelCache } from "../model/index.ts";
 import { questionPrompt } from "../train/stories/index.ts";
@@ -28,6 +29,7 @@ const MAX_ANSWER_TOKENS = 64;
  * so that policies can choose by it; of several, none is.
  */
 export async function ask({ model, cache, text, questions, settings, signal }: Inquiry): Promise<void> {
+  checkContext({ model, cache, text, questions, settings });
   if (text !== "") await read({ model, cache, text, questions, signal });
   const { saveCache, stop = ["\n"], maxNewTokens = MAX_ANSWER_TOKENS } = settings;
   if (saveCache !== undefined) await cache.save(saveCache);
@@ -49,6 +51,24 @@ export async function ask({ model, cache, text, questions, settings, signal }: I
     branch.dispose();
   }
   if (settings.json) await print(`${JSON.stringify({ answers, cache: cache.report() })}\n`);
+}
+
+/** Refuses before the text is read what would be refused behind it. */
+function checkContext({ model, cache, text, questions, settings }: Omit<Inquiry, "signal">): void {
+  if (cache.closesGaps || !model.tokenizer) return;
+  const { tokenizer } = model;
+  const context = settings.context ?? model.maxPositions;
+  const textTokens = text === "" ? 0 : tokenizer.encode(text).length;
+  const lengths = questions.map((question) => tokenizer.encode(questionPrompt(question)).length);
+  const questionTokens = Math.max(...lengths);
+  const cachedPositions = cache.nextPosition;
+  if (cachedPositions + textTokens + questionTokens <= context) return;
+  throw new BudgetError(
+    "generate",
+    `text and question must fit the context of ${context} positions`,
+    { cachedPositions, textTokens, questionTokens },
+    "Give --budget with --rerotate to read a longer text, or raise --context if the model can go further.",
+  );
 }
 
 async function read({ model, cache, text, questions, signal }: Omit<Inquiry, "settings">): Promise<void> {

@@ -4,8 +4,9 @@
 
 import { type Command, Option } from "commander";
 import { parsePolicy } from "../compress/index.ts";
+import { ConfigError } from "../errors.ts";
 import type { CacheReport, ModelCacheOptions } from "../model/index.ts";
-import { parseByteOption, parseInteger, parseNumber, parsePolicies } from "./options.ts";
+import { parseByteOption, parseFraction, parsePolicies, wholeNumber } from "./options.ts";
 import { formatBytes } from "./parse-bytes.ts";
 
 const FREQUENCY_CHANGES = ["pin", "rerotate", "reprefill"] as const;
@@ -25,23 +26,37 @@ export type CacheSettings = {
 /** Adds the options to a command. */
 export function addCacheOptions(command: Command): Command {
   return command
+    .optionsGroup("Cache options:")
+    .option("--budget <n>", "tokens kept per head (default: all)", wholeNumber(1))
+    .option("--max-cache-bytes <bytes>", "bytes that the cache never passes, such as 64MiB", parseByteOption)
+    .addOption(
+      new Option("--compression-ratio <r>", "fraction of the prompt that goes, from 0 to below 1, in place of a budget")
+        .argParser(parseFraction)
+        .conflicts(["budget", "maxCacheBytes"]),
+    )
+    .option(
+      "--policy <policy>",
+      "what goes, as in snapkv or adaptiveheads(snapkv(window=32)) (default: the oldest but the first 4)",
+      parseOnePolicy,
+    )
+    .option(
+      "--rerotate",
+      "move what stays together, so that texts may be longer than the model's context (default: only without --policy)",
+    )
+    .option("--no-rerotate", "leave what stays where it was")
+    .addOption(
+      new Option("--cache-dtype <type>", "element type of the cache (default: f32)").choices(["f32", "int8", "int4"]),
+    )
     .addOption(
       new Option(
-        "--policy <policy>",
-        "what the cache forgets, as in snapkv or adaptiveheads(snapkv(window=32)); default: the oldest but the first 4",
-      ).argParser(parseOnePolicy),
+        "--cache-layout <layout>",
+        "where rows lie (default: contiguous; ring in layers with a sliding window; paged where heads share bytes)",
+      ).choices(["contiguous", "ring", "paged"]),
     )
-    .option("--budget <n>", "tokens kept per head", parseInteger)
-    .option("--compression-ratio <r>", "fraction of the prompt that goes, in place of a budget", parseNumber)
-    .option("--rerotate", "move what stays together, so that texts may be longer than the model's context")
-    .option("--no-rerotate", "leave what stays where it was")
-    .option("--max-cache-bytes <bytes>", "bytes that the cache never passes, for example 64MiB", parseByteOption)
-    .addOption(new Option("--cache-dtype <type>", "element type of the cache").choices(["f32", "int8", "int4"]))
-    .addOption(new Option("--cache-layout <layout>", "where rows lie").choices(["contiguous", "ring", "paged"]))
     .addOption(
       new Option(
         "--on-frequency-change <choice>",
-        "what to do with cached keys when the text outgrows the frequencies they were rotated with",
+        "what to do with cached keys when the text outgrows the frequencies they were rotated with (default: refuse)",
       ).choices(FREQUENCY_CHANGES),
     );
 }
@@ -60,6 +75,24 @@ export function cacheOptions(settings: CacheSettings): ModelCacheOptions {
     ...(cacheLayout !== undefined && { layout: cacheLayout }),
     ...(onFrequencyChange !== undefined && { onFrequencyChange }),
   };
+}
+
+/**
+ * Refuses options that are of no use alone, in the command line's words, before anything is loaded.
+ *
+ * @throws ConfigError
+ */
+export function checkCacheSettings(where: string, settings: CacheSettings): void {
+  const { policy, budget, compressionRatio, maxCacheBytes, rerotate } = settings;
+  const isBounded = [budget, compressionRatio, maxCacheBytes].some((one) => one !== undefined);
+  if (policy !== undefined && parsePolicy(policy).amount === "given" && !isBounded) {
+    const hint = "Give --budget, --max-cache-bytes or --compression-ratio.";
+    throw new ConfigError(where, "how much of the text a policy keeps", { policy }, hint);
+  }
+  if (rerotate !== undefined && !forgets(settings)) {
+    const hint = "Give --budget, --max-cache-bytes, --compression-ratio or --policy, too.";
+    throw new ConfigError(where, `--${rerotate ? "" : "no-"}rerotate with a cache that forgets`, {}, hint);
+  }
 }
 
 /** Whether the cache may forget. */

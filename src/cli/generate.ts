@@ -2,27 +2,35 @@
  * phasor generate: a prompt in, its continuation out, as it is made.
  */
 
-import { text as readAll } from "node:stream/consumers";
+import { buffer as readAll } from "node:stream/consumers";
 import { type Command, Option } from "commander";
 import { parsePolicy } from "../compress/index.ts";
-import { createBackend, DECODER_BACKENDS, type DecoderBackendName } from "../engine/index.ts";
-import { ConfigError, PhasorError } from "../errors.ts";
+import { createBackend, type DecoderBackendName } from "../engine/index.ts";
+import { BudgetError, CapabilityError, ConfigError, FormatError, PhasorError } from "../errors.ts";
 import { createSampler, type GenerationSummary, generate, type SamplerOptions } from "../generate/index.ts";
 import {
   type DecoderModel,
   loadModel,
   type ModelCache,
   type ModelCacheOptions,
-  WEIGHT_CHOICES,
   type WeightChoice,
 } from "../model/index.ts";
 import { ask } from "./ask.ts";
-import { addCacheOptions, type CacheSettings, cacheOptions, describeCache, forgets } from "./cache-settings.ts";
+import {
+  addCacheOptions,
+  type CacheSettings,
+  cacheOptions,
+  checkCacheSettings,
+  describeCache,
+  forgets,
+} from "./cache-settings.ts";
 import { interruptible } from "./interrupt.ts";
-import { collect, parseInteger, parseNumber, samplerOptions } from "./options.ts";
+import { addBackendOptions } from "./model-options.ts";
+import { checkThreads, collect, collectStops, parseNumber, parseText, samplerOptions, wholeNumber } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
+import { checkReplacedFile } from "./output-paths.ts";
 import { formatBytes } from "./parse-bytes.ts";
-import { readText } from "./read-text.ts";
+import { checkInputFile, decodeText, readText } from "./read-text.ts";
 
 /** Ctrl-C is looked at between forwards, and a forward of a large model on the CPU takes a second per token. */
 const PREFILL_CHUNK = 64;
@@ -51,45 +59,88 @@ export function addGenerateCommand(program: Command): void {
   const command = program
     .command("generate")
     .description("continue a prompt, or answer questions about it, and show the text as it is made")
-    .requiredOption("-m, --model <folder>", "a Hugging Face folder: config.json, safetensors, tokenizer.json")
-    .option("-p, --prompt <text>", "the text to continue; - reads it from stdin; empty when absent")
-    .addOption(new Option("-f, --file <path>", "read the prompt from a file").conflicts("prompt"))
-    .option("-n, --max-new-tokens <n>", "tokens to make at most; default: as many as the context holds", parseInteger)
-    .option("--context <n>", "positions to fill at most; default: the model's own limit", parseInteger)
-    .option("-t, --temperature <t>", "0 takes the best token; default: the model's own, or 0", parseNumber)
-    .option("--top-k <k>", "sample among the k best tokens", parseInteger)
-    .option("--top-p <p>", "sample among the fewest tokens with this probability together", parseNumber)
-    .option("--min-p <p>", "sample among tokens at least p times as probable as the best", parseNumber)
-    .option("--repetition-penalty <r>", "above 1 makes tokens that occurred less likely", parseNumber)
-    .option("--seed <n>", "repeats a sampled text", parseInteger)
-    .option("--stop <text>", "end before this text; may be given several times", collect)
-    .option("--prefill-chunk <n>", `prompt tokens per forward; default: ${PREFILL_CHUNK}`, parseInteger)
-    .option("--ask <question>", "read the prompt and answer a question about it; may be given several times", collect)
-    .option("--save-cache <path>", "keep the cache in a file: after the prompt with --ask, else at the end")
-    .option("--load-cache <path>", "go on from a cache that was kept; the cache options must be the same")
-    .addOption(
-      new Option("--weights <type>", "element type the matrices are loaded as")
-        .choices(WEIGHT_CHOICES)
-        .default("stored"),
+    .requiredOption(
+      "-m, --model <folder>",
+      "a Hugging Face folder: config.json, safetensors, tokenizer.json",
+      parseText,
     )
-    .addOption(new Option("--backend <name>", "where the model runs").choices(DECODER_BACKENDS).default("wasm"))
-    .option("--threads <n>", "worker threads of the wasm backend; default: one a core", parseInteger)
+    .option("-p, --prompt <text>", "the text to continue; - reads it from stdin (default: empty)")
+    .addOption(new Option("-f, --file <path>", "read the prompt from a file").argParser(parseText).conflicts("prompt"))
+    .option("--ask <question>", "read the prompt and answer a question about it; may be given several times", collect)
     .option("--json", "print one JSON object instead of the text")
-    .addHelpText("after", "\nOne newline at the end of a prompt from stdin or a file is left out.")
+    .optionsGroup("Length:")
+    .option(
+      "-n, --max-new-tokens <n>",
+      "tokens to make at most (default: as many as the context holds; 64 for an answer)",
+      wholeNumber(0),
+    )
+    .option("--context <n>", "positions to fill at most, in tokens (default: the model's own limit)", wholeNumber(1))
+    .option(
+      "--stop <text>",
+      "end before this text; may be given several times (default: none; a line's end for answers)",
+      collectStops,
+    )
+    .optionsGroup("Sampling:")
+    .option(
+      "-t, --temperature <t>",
+      "0 takes the best token (default: the model's own, or 0; 0 for answers)",
+      parseNumber,
+    )
+    .option("--top-k <k>", "sample among the k best tokens; 0 for all (default: the model's own, or 0)", wholeNumber(0))
+    .option(
+      "--top-p <p>",
+      "sample among the fewest tokens with this probability together (default: the model's own, or 1)",
+      parseNumber,
+    )
+    .option(
+      "--min-p <p>",
+      "sample among tokens at least p times as probable as the best (default: the model's own, or 0)",
+      parseNumber,
+    )
+    .option(
+      "--repetition-penalty <r>",
+      "above 1 makes tokens that occurred less likely (default: the model's own, or 1)",
+      parseNumber,
+    )
+    .option("--seed <n>", "repeats a sampled text (default: a new one, which is told)", wholeNumber(0));
+  addCacheOptions(command)
+    .option(
+      "--prefill-chunk <n>",
+      `prompt tokens per forward (default: ${PREFILL_CHUNK}; up to 512 where the cache forgets)`,
+      wholeNumber(1),
+    )
+    .option("--save-cache <path>", "keep the cache in a file: after the prompt with --ask, else at the end", parseText)
+    .option("--load-cache <path>", "go on from a cache that was kept; the cache options must be the same", parseText);
+  addBackendOptions(command)
+    .addHelpText(
+      "after",
+      `
+One newline at the end of a prompt from stdin or a file is left out.
+
+Examples:
+  $ phasor generate -m models/phasor-mini -f long.txt --ask "Who had the key?" --budget 512 --policy keydiff --rerotate
+  $ phasor generate -m models/phasor-mini -p "One day" -t 0.8 --seed 7 -n 100`,
+    )
     .action(async (settings: GenerateSettings) => {
       await generateText(settings);
     });
-  addCacheOptions(command);
 }
 
 /** Loads the model, runs it, and prints text and statistics. */
 export async function generateText(settings: GenerateSettings): Promise<void> {
-  createSampler(samplerOptions(settings)); // refuses bad values before the model is loaded
+  // What can be refused is refused before the model is loaded.
+  createSampler(samplerOptions(settings));
+  checkThreads("generate", settings.backend, settings.threads);
+  checkCacheSettings("generate", settings);
   checkQuestion(settings);
+  checkContinuation(settings);
+  checkSaving(settings);
+  const { loadCache, saveCache, prefillChunk } = settings;
+  if (loadCache !== undefined) await checkInputFile("generate", "cache", "file", loadCache);
+  if (saveCache !== undefined) await checkReplacedFile("generate", "save-cache", saveCache);
   const prompt = await readPrompt(settings);
   await interruptible(async (signal) => {
     using model = await load(settings, signal);
-    const { loadCache, saveCache, prefillChunk } = settings;
     const made = {
       ...cacheOptions(settings),
       ...(forgets(settings) && prefillChunk !== undefined && { prefillChunk }),
@@ -179,14 +230,53 @@ function checkQuestion({ policy, ask: questions = [], loadCache }: GenerateSetti
   );
 }
 
+/** Refuses to save a cache that remembers tokens, to run them again. */
+function checkSaving({ saveCache, onFrequencyChange }: GenerateSettings): void {
+  if (saveCache === undefined || onFrequencyChange !== "reprefill") return;
+  const got = { "save-cache": saveCache, "on-frequency-change": onFrequencyChange };
+  throw new ConfigError("generate", "--save-cache with --on-frequency-change pin or rerotate", got);
+}
+
+/** Refuses a loaded cache with nothing to go on with. */
+function checkContinuation({ loadCache, prompt = "", file, ask: questions }: GenerateSettings): void {
+  if (loadCache === undefined || prompt !== "" || file !== undefined || questions !== undefined) return;
+  throw new ConfigError("generate", "a text behind the loaded cache", {}, "Give --prompt, --file or --ask.");
+}
+
+/** A cache of these options, filled from a file; what does not fit together is told with what to do about it. */
 async function readCache(model: DecoderModel, path: string, options: ModelCacheOptions): Promise<ModelCache> {
+  const cache = model.createCache(options);
   try {
-    return await model.loadCache(path, options);
+    await cache.load(path);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
+    const disagrees = error instanceof BudgetError || error instanceof CapabilityError || error instanceof ConfigError;
+    if (disagrees) {
+      const reason = error.message.replace(/\.$/, "");
+      const hint = "Give --budget, --policy, --max-cache-bytes and the other cache options as they were then.";
+      throw new ConfigError(path, `the options that the cache was saved with: ${reason}`, {}, hint);
+    }
+    if (error instanceof FormatError && error.got.kind !== undefined) {
+      const got = { "cache-dtype": options.elements ?? "f32" };
+      const hint = "Give --model and --cache-dtype as the cache was saved with.";
+      throw new ConfigError(path, "a cache of the same model and element type", got, hint);
+    }
     if (code === undefined || error instanceof PhasorError) throw error;
     throw new ConfigError("generate", "the cache file must be readable", { file: path, error: code });
   }
+  checkHeld(cache, path);
+  return cache;
+}
+
+/** Refuses more rows than the options would ever leave. */
+function checkHeld(cache: ModelCache, path: string): void {
+  const { budget, decoding } = cache.plan.compression ?? {};
+  if (budget === undefined || decoding === undefined) return;
+  const heads = cache.report().layers.flat();
+  const rows = heads.reduce((sum, head) => sum + head.rows, 0) / heads.length;
+  if (rows <= budget + decoding.intervalTokens) return;
+  const hint = "Give --budget or --max-cache-bytes as the cache was saved with, or a larger one.";
+  throw new ConfigError(path, "a cache within the budget", { rows: Math.round(rows), budget }, hint);
 }
 
 async function load(settings: GenerateSettings, signal: AbortSignal): Promise<DecoderModel> {
@@ -207,7 +297,10 @@ async function load(settings: GenerateSettings, signal: AbortSignal): Promise<De
 
 async function readPrompt({ prompt, file }: GenerateSettings): Promise<string> {
   if (file !== undefined) return withoutLastNewline(await readText("generate", "prompt", "file", file));
-  if (prompt === "-") return withoutLastNewline(await readAll(process.stdin));
+  if (prompt === "-") {
+    const refusal = (): Error => new ConfigError("generate", "the prompt from stdin must be text in UTF-8");
+    return withoutLastNewline(decodeText(await readAll(process.stdin), refusal));
+  }
   return prompt ?? "";
 }
 

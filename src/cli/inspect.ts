@@ -2,17 +2,17 @@
  * phasor inspect: a model in words and numbers.
  */
 
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import {
   inspectModel,
   type LayerGroup,
   type ModelReport,
   type RotaryReport,
   type StoredParameters,
-  WEIGHT_CHOICES,
   type WeightChoice,
 } from "../model/index.ts";
-import { parseByteOption } from "./options.ts";
+import { weightsOption } from "./model-options.ts";
+import { parseByteOption, parseText } from "./options.ts";
 import { print } from "./output.ts";
 import { formatBytes } from "./parse-bytes.ts";
 
@@ -24,14 +24,10 @@ export function addInspectCommand(program: Command): void {
   program
     .command("inspect")
     .description("explain a model: architecture, parameters, rotary positions, cache")
-    .argument("<folder>", "a Hugging Face folder")
-    .addOption(
-      new Option("--weights <type>", "element type the matrices would be loaded as")
-        .choices(WEIGHT_CHOICES)
-        .default("stored"),
-    )
-    .option("--memory <bytes>", "tell how many tokens fit, for example 2GiB", parseByteOption)
-    .option("--json", "print one JSON object")
+    .argument("<folder>", "a Hugging Face folder: config.json, safetensors", parseText)
+    .addOption(weightsOption("element type the matrices would be loaded as"))
+    .option("--memory <bytes>", "tell how many tokens fit into this much, such as 2GiB", parseByteOption)
+    .option("--json", "print one JSON object instead of the text")
     .action(async (folder: string, { weights, memory, json }: InspectSettings) => {
       const report = await inspectModel(folder, { weights });
       if (json) {

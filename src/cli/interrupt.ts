@@ -14,10 +14,12 @@ export const INTERRUPTED = 130;
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
   const interrupt = (): void => {
+    if (controller.signal.aborted) process.exit(INTERRUPTED); // the cursor comes back on the way out
     process.exitCode = INTERRUPTED;
     controller.abort();
   };
-  process.once("SIGINT", interrupt);
+  // Not `once`: whoever else listens (the spinner, for the cursor) must see that the signal is being handled.
+  process.on("SIGINT", interrupt);
   try {
     return await work(controller.signal);
   } finally {

@@ -5,6 +5,7 @@
 
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
+import { checkArguments } from "./arguments.ts";
 import { addEvalCommand } from "./eval.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addInspectCommand } from "./inspect.ts";
@@ -21,6 +22,13 @@ async function main(): Promise<void> {
   const program = new Command("phasor")
     .description("Rotary attention for TypeScript: run and examine decoder models.")
     .version(manifest.version)
+    .addHelpText(
+      "after",
+      `
+Every command has --help. "phasor start" is what "npm start" runs; it needs no options.
+Results go to stdout, everything else to stderr. PHASOR_DEBUG=1 adds the stack to an error. Exit codes: 0 done, 1 refused
+or failed, 2 a mistake in the options, 130 interrupted.`,
+    )
     .exitOverride();
   addGenerateCommand(program);
   addEvalCommand(program);
@@ -29,6 +37,7 @@ async function main(): Promise<void> {
   addTrainCommand(program);
 
   try {
+    checkArguments(program, process.argv.slice(2));
     await program.parseAsync();
   } catch (error) {
     if (error instanceof CommanderError) {

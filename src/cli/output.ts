@@ -30,6 +30,8 @@ export function endWithOutput(): void {
 
 /** A line that tells how far something has come. */
 export type Progress = {
+  /** Whether somebody sees it. */
+  readonly isShown: boolean;
   update(text: string): void;
   /** Takes the line away. */
   end(): void;
@@ -38,9 +40,15 @@ export type Progress = {
 /** Shows progress on stderr where a person reads it; elsewhere nothing. */
 export function startProgress(text: string): Progress {
   // A terminal that does not know its width says 0, and ora 9 then never ends to clear its lines.
-  if (!process.stderr.isTTY || !process.stderr.columns) return { update: () => {}, end: () => {} };
-  const spinner = ora({ text, stream: process.stderr, discardStdin: false }).start();
+  if (!process.stderr.isTTY || !process.stderr.columns) return { isShown: false, update: () => {}, end: () => {} };
+  const spinner = ora({
+    text,
+    stream: process.stderr,
+    discardStdin: false,
+    ...(process.env.NO_COLOR && { color: false }),
+  }).start();
   return {
+    isShown: true,
     update: (next) => {
       spinner.text = next;
     },

@@ -5,7 +5,7 @@
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { parsePolicy } from "../compress/index.ts";
 import { createBackend } from "../engine/index.ts";
 import { ConfigError } from "../errors.ts";
@@ -13,7 +13,8 @@ import { isExactAnswer, measureRetrieval, type RetrievalDocument, type Retrieval
 import { type CacheReport, type DecoderModel, loadModel, type ModelCacheOptions } from "../model/index.ts";
 import { questionPrompt } from "../train/stories/index.ts";
 import { interruptible } from "./interrupt.ts";
-import { collect, parseInteger } from "./options.ts";
+import { threadsOption } from "./model-options.ts";
+import { collect, parseText, wholeNumber } from "./options.ts";
 import { print, startProgress } from "./output.ts";
 import { formatBytes } from "./parse-bytes.ts";
 import { readText } from "./read-text.ts";
@@ -38,14 +39,17 @@ type Way = {
   readonly options: (budget: number) => ModelCacheOptions;
 };
 
+/** Tokens that SnapKV always keeps; a budget must exceed them. */
+const WINDOW = 16;
+
 const small = (policy: string, rerotate: boolean) => (budget: number) => {
   return { policy: parsePolicy(policy), budget, rerotate };
 };
 
 const WAYS: readonly Way[] = [
   { name: "everything kept", questionAware: false, options: () => ({}) },
-  { name: "SnapKV, re-rotated", questionAware: true, options: small("snapkv(window=16)", true) },
-  { name: "SnapKV, not re-rotated", questionAware: true, options: small("snapkv(window=16)", false) },
+  { name: "SnapKV, re-rotated", questionAware: true, options: small(`snapkv(window=${WINDOW})`, true) },
+  { name: "SnapKV, not re-rotated", questionAware: true, options: small(`snapkv(window=${WINDOW})`, false) },
   { name: "KeyDiff, re-rotated", questionAware: false, options: small("keydiff", true) },
   { name: "oldest dropped", questionAware: false, options: small("streamingllm", true) },
 ];
@@ -58,15 +62,33 @@ export function addStartCommand(program: Command): void {
   program
     .command("start")
     .description("read a long text into a small cache, ask about it, and show what was forgotten")
-    .option("-m, --model <folder>", "a Hugging Face folder", MINI)
-    .option("-f, --file <path>", "another text; give questions with --ask")
-    .option("--ask <question>", "a question about the text; may be given several times", collect)
-    .option("--budget <n>", "tokens that a small cache keeps per head", parseInteger, 512)
-    .option("--threads <n>", "worker threads; default: one a core", parseInteger)
-    .option("--json", "print one JSON object")
+    .addOption(
+      new Option("-m, --model <folder>", "a Hugging Face folder with a tokenizer")
+        .argParser(parseText)
+        .default(MINI, "phasor-mini, which ships"),
+    )
+    .option("-f, --file <path>", "another text; needs --ask (default: the one that ships)", parseText)
+    .option(
+      "--ask <question>",
+      "a question about the text; may be given several times (default: the ten that ship)",
+      collect,
+    )
+    .option("--budget <n>", "tokens that a small cache keeps per head", wholeNumber(WINDOW + 1), 512)
+    .addOption(threadsOption())
+    .option("--json", "print one JSON object instead of the text")
     .addHelpText(
       "after",
-      "\nOther commands: phasor generate, eval, train, inspect; each has --help. Run them with npx phasor.",
+      `
+Examples (with npm start, options stand behind --):
+  $ npm start -- --budget 256
+  $ npm start -- --file book.txt --ask "Who had the key?" --ask "Where was the lamp?"
+  $ npm start -- --model path/to/a/llama --budget 1024 --json
+
+The other commands; "npx phasor help COMMAND" tells all about each:
+  $ npx phasor generate   continue a prompt, or answer questions about a text, in a cache of any budget
+  $ npx phasor eval       what policies cost: facts found, perplexity, distance from the full cache
+  $ npx phasor inspect    a model's architecture, rotary positions and memory
+  $ npx phasor train      a new model, or a longer context for a trained one`,
     )
     .action(start);
 }
@@ -79,7 +101,13 @@ async function start(settings: StartSettings): Promise<void> {
       backend: await createBackend(threads === undefined ? {} : { threads }),
       signal,
     });
-    const length = model.tokenizer?.encode(document.text).length ?? 0;
+    if (model.tokenizer === undefined)
+      throw new ConfigError("start", "a model with a tokenizer", { model: settings.model });
+    if (budget >= model.maxPositions) {
+      const got = { budget, maxPositions: model.maxPositions };
+      throw new ConfigError("start", "a budget below the model's positions", got, "Lower --budget.");
+    }
+    const length = model.tokenizer.encode(document.text).length;
     const progress = startProgress("Reading");
     const trials: Trial[] = [];
     let forgotten: CacheReport;
@@ -131,7 +159,8 @@ function describe(
   model: DecoderModel,
 ): string {
   const known = questions.some(({ answer }) => answer !== "");
-  const times = (length / budget).toFixed(1);
+  const times = length / budget;
+  const fits = times > 1 ? `${times.toFixed(1)} times too small` : "which holds all of it";
   const head = ["", "question", ...(known ? ["answers"] : []), "cache, most", "tokens/s"];
   const rows = trials.map(({ way, result }) => {
     const correct = result.answers.filter((one) => one.correct).length;
@@ -144,7 +173,7 @@ function describe(
     ];
   });
   const lines = [
-    `A text of ${length} tokens, a cache of ${budget}: ${times} times too small. The model was trained on texts of up to ` +
+    `A text of ${length} tokens, a cache of ${budget}: ${fits}. The model was trained on texts of up to ` +
       `${model.maxPositions} tokens.`,
     "",
     ...table([head, ...rows]),
@@ -158,11 +187,18 @@ function describe(
       }),
     ]),
     "",
-    `Forgotten by ${WAYS[1].name} when it knew the first question: ${forgottenShare(forgotten)} of the text, for example`,
-    ...samples(forgotten).map((text) => `    … ${text} …`),
+    ...describeForgotten(forgotten),
     "",
   ];
   return lines.join("\n");
+}
+
+function describeForgotten(report: CacheReport): string[] {
+  const who = `Forgotten by ${WAYS[1].name} when it knew the first question: `;
+  if (report.forgotten.length === 0) return [`${who}nothing; every token is still held by some head.`];
+  const texts = samples(report).filter((text) => text !== "");
+  const share = `${who}${forgottenShare(report)} of the text`;
+  return texts.length === 0 ? [`${share}.`] : [`${share}, for example`, ...texts.map((text) => `    … ${text} …`)];
 }
 
 /** The share of tokens that no head holds. */
@@ -199,5 +235,7 @@ async function readDocument({ file, ask = [] }: StartSettings): Promise<Retrieva
   }
   if (own.length === 0)
     throw new ConfigError("start", "questions about the text", { file }, "Give --ask once or more.");
-  return { text: await readText("start", "text", "file", file), questions: own };
+  const text = await readText("start", "text", "file", file);
+  if (text.trim() === "") throw new ConfigError("start", "a text", { file, characters: text.length });
+  return { text, questions: own };
 }

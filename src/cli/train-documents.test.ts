@@ -73,6 +73,23 @@ describe("readDocuments", () => {
     await expect(read("bad.jsonl", `"a"\n${line}\n`)).rejects.toThrow(message);
   });
 
+  test("lines may be longer than what is read at a time, and the last one need not end", async () => {
+    const long = "ab".repeat(100_000);
+    const [first, second] = (await read("long.jsonl", `\uFEFF"${long}"\n"c"`)) as [number[], unknown][];
+    expect([first[0].length, second]).toEqual([200_002, [[99, 3, 77], undefined]]);
+  });
+
+  test.each(["broken.txt", "broken.jsonl"])("refuses %s that is not UTF-8", async (name) => {
+    const path = join(folder, name);
+    for (const bytes of [
+      [0x22, 0xff, 0x22, 0x0a],
+      [0x22, 0x61, 0xc3],
+    ]) {
+      await writeFile(path, Uint8Array.from(bytes));
+      await expect(readDocuments([path], options)).rejects.toThrow(`${path}: text in UTF-8.`);
+    }
+  });
+
   test("refuses texts without a tokenizer, and files that are not there", async () => {
     await expect(read("one.txt", "ab", { tokenizer: undefined })).rejects.toThrow(
       /one\.txt: a tokenizer for texts\. Name one with --tokenizer\.$/,

@@ -4,10 +4,10 @@
 
 import { createReadStream } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { createInterface } from "node:readline";
 import { ConfigError } from "../errors.ts";
 import type { Tokenizer } from "../model/index.ts";
 import type { TokenDocument } from "../train/index.ts";
+import { decodeText } from "./read-text.ts";
 
 /** Ends a document within a text file. */
 const MARK = "<|endoftext|>";
@@ -51,29 +51,55 @@ export async function readDocuments(paths: readonly string[], options: DocumentO
 }
 
 async function* readTexts(path: string, options: DocumentOptions): AsyncGenerator<TokenDocument> {
-  const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
-    throw new ConfigError(path, "a file that can be read", { error: error.code });
+  const bytes = await readFile(path).catch((error) => {
+    throw unreadable(path, error);
   });
-  for (const part of text.split(MARK)) {
+  for (const part of decodeText(bytes, () => notText(path)).split(MARK)) {
     const trimmed = part.trim();
     if (trimmed !== "") yield encodeParts(path, [{ text: trimmed, weight: 1 }], options);
   }
 }
 
 async function* readLines(path: string, options: DocumentOptions): AsyncGenerator<TokenDocument> {
-  const stream = createReadStream(path, "utf8");
-  const failed = new Promise<never>((_, reject) => {
-    stream.once("error", (error: NodeJS.ErrnoException) => {
-      reject(new ConfigError(path, "a file that can be read", { error: error.code }));
-    });
-  });
-  failed.catch(() => {});
-  const lines = createInterface({ input: stream, crlfDelay: Infinity })[Symbol.asyncIterator]();
-  for (let number = 1; ; number++) {
-    const { value: line, done } = await Promise.race([lines.next(), failed]);
-    if (done) return;
+  let number = 0;
+  for await (const line of linesOf(path)) {
+    number++;
     if (line.trim() !== "") yield parseLine(`${path}: line ${number}`, line, options);
   }
+}
+
+/** The lines of a file in UTF-8, without what ends them. */
+async function* linesOf(path: string): AsyncGenerator<string> {
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  const decode = (chunk?: Uint8Array): string => {
+    try {
+      return decoder.decode(chunk, { stream: chunk !== undefined });
+    } catch {
+      throw notText(path);
+    }
+  };
+  let begun: string[] = []; // parts of a line that has not ended
+  try {
+    for await (const chunk of createReadStream(path)) {
+      const [first, ...lines] = decode(chunk).split("\n");
+      begun.push(first);
+      if (lines.length === 0) continue;
+      yield begun.join("");
+      begun = [lines.pop() ?? ""];
+      yield* lines;
+    }
+  } catch (error) {
+    throw error instanceof ConfigError ? error : unreadable(path, error);
+  }
+  yield begun.join("") + decode();
+}
+
+function unreadable(path: string, error: unknown): ConfigError {
+  return new ConfigError(path, "a file that can be read", { error: (error as NodeJS.ErrnoException).code });
+}
+
+function notText(path: string): ConfigError {
+  return new ConfigError(path, "text in UTF-8");
 }
 
 function parseLine(where: string, line: string, options: DocumentOptions): TokenDocument {

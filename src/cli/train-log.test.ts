@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import type { StepReport } from "../train/index.ts";
-import { formatDuration, ProgressLine } from "./train.ts";
 import { TrainingLog } from "./train-log.ts";
+import { formatDuration, PlainProgress, ProgressLine } from "./train-progress.ts";
 
 function report(step: number, changes: Partial<StepReport> = {}): StepReport {
   const fixed = { learningRate: 0.001, gradientNorm: 1.25, tokens: 100, seconds: 0.5, computeSeconds: 0.4 };
@@ -57,6 +57,28 @@ test("the progress line tells loss, speed and the time left", () => {
   expect(line.step(report(20, { tokens: 3000, seconds: 2, loss: 1 }))).toBe(
     "step 20 of 100, loss 1.950, held out 1.500, 1,500 tokens/s, 2 min 40 s left",
   );
+});
+
+test("plain progress says the first line, then one every ten seconds", () => {
+  let seconds = 100;
+  const said: string[] = [];
+  const plain = new PlainProgress(
+    (line) => void said.push(line),
+    () => seconds,
+  );
+  for (const [time, line] of [
+    [100, "a"],
+    [109.9, "b"],
+    [110, "c"],
+    [119, "d"],
+  ] as const) {
+    seconds = time;
+    plain.sometimes(line);
+  }
+  plain.always("e");
+  seconds = 128;
+  plain.sometimes("f");
+  expect(said).toEqual(["a", "c", "e"]);
 });
 
 test.each([

@@ -3,7 +3,7 @@
 import { appendFile, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ConfigError } from "../errors.ts";
-import { writeAtomically } from "../train/files-on-disk.ts";
+import { failed, writeAtomically } from "../train/files-on-disk.ts";
 import { type EvaluationReport, type LossPoint, lossCurve, type StepReport } from "../train/index.ts";
 
 /** A line; evaluations have `heldOutLoss`, steps `loss`. */
@@ -73,7 +73,9 @@ export class TrainingLog {
       this.#begun = true;
     }
     this.#entries.push(entry);
-    await appendFile(this.#path, `${JSON.stringify(entry)}\n`);
+    await appendFile(this.#path, `${JSON.stringify(entry)}\n`).catch((error) => {
+      throw failed(this.#path, error);
+    });
   }
 }
 

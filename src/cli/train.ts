@@ -2,17 +2,19 @@
  * phasor train: a new model from a config, or a checkpoint trained further, also at a longer context.
  */
 
-import { mkdir, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Command, Option } from "commander";
-import { createTrainingBackend, DECODER_BACKENDS, type DecoderBackendName } from "../engine/index.ts";
+import { createTrainingBackend, type DecoderBackendName } from "../engine/index.ts";
 import { ConfigError } from "../errors.ts";
 import { createModelFiles, createTokenizer, type ModelFiles, openModelFolder, type Tokenizer } from "../model/index.ts";
 import {
+  type ContextExtension,
   createTrainable,
   EXPORT_DTYPES,
   type ExportDType,
   extendContext,
+  type LearningRateSchedule,
   loadTrainable,
   type ModelJson,
   openCheckpointFile,
@@ -20,18 +22,23 @@ import {
   packOnce,
   parseExtension,
   SCHEDULES,
-  type StepReport,
   saveModelFolder,
   type TokenDocument,
   type TrainableModel,
   type TrainOptions,
   train,
 } from "../train/index.ts";
+import { checkSchedule } from "../train/learning-rate.ts";
+import { checkQkClip } from "../train/qk-clip.ts";
 import { interruptible } from "./interrupt.ts";
-import { collect, parseInteger, parseNumber } from "./options.ts";
+import { addThreadOptions } from "./model-options.ts";
+import { checkThreads, collect, numberIn, parseFraction, parsePositive, parseText, wholeNumber } from "./options.ts";
 import { note, type Progress, startProgress } from "./output.ts";
+import { checkOutputFolder, checkReplacedFile, makeOutputFolder } from "./output-paths.ts";
+import { checkInputFile } from "./read-text.ts";
 import { readDocuments } from "./train-documents.ts";
 import { TrainingLog } from "./train-log.ts";
+import { PlainProgress, ProgressLine } from "./train-progress.ts";
 
 /** What the command line asks for. */
 export type TrainSettings = {
@@ -66,6 +73,11 @@ export type TrainSettings = {
   readonly threads?: number;
 };
 
+const CHECKPOINT = "checkpoint.safetensors";
+/** What else a run writes into its folder. */
+const FILES = ["config.json", "model.safetensors", "tokenizer.json", "training.jsonl", "loss.svg"];
+/** Tokens of a batch. */
+const MAX_BATCH = 2 ** 22;
 const DEFAULT_CONTEXT = 512;
 const DEFAULT_ROWS = 8;
 /** Learning rates of new and of trained weights. */
@@ -74,47 +86,73 @@ const TRAINED_RATE = 1e-4;
 
 /** Adds the command to the program. */
 export function addTrainCommand(program: Command): void {
-  program
+  const command = program
     .command("train")
     .description("train a new model, or a checkpoint further")
-    .requiredOption("-o, --out <folder>", "where model, log, loss curve and checkpoint go")
-    .addOption(new Option("--config <path>", "config.json of a new model").conflicts("model"))
-    .option("-m, --model <folder>", "a Hugging Face folder to train further")
-    .option("--tokenizer <path>", "tokenizer.json or its folder; default: the model's, or the one beside the config")
+    .requiredOption("-o, --out <folder>", "where model, log, loss curve and checkpoint go", parseText)
+    .addOption(new Option("--config <path>", "config.json of a new model").argParser(parseText).conflicts(["model"]))
+    .option("-m, --model <folder>", "a Hugging Face folder to train further", parseText)
+    .option(
+      "--tokenizer <path>",
+      "tokenizer.json or its folder (default: the model's, or the one beside the config)",
+      parseText,
+    )
+    .addOption(new Option("--dtype <type>", "of the weights written at the end").choices(EXPORT_DTYPES).default("f32"))
+    .optionsGroup("Data:")
     .requiredOption("-d, --data <path>", "text or .jsonl to train on; may be given several times", collect)
-    .option("--eval-data <path>", "held-out text or .jsonl; may be given several times", collect)
-    .option("--hold-out <fraction>", "documents held out when there is no --eval-data", parseNumber, 0.02)
-    .option("--rope-scaling <type:factor>", "a longer context by linear, yarn, ntk or llama3, for example yarn:4")
+    .addOption(
+      new Option("--eval-data <path>", "held-out text or .jsonl; may be given several times")
+        .argParser(collect)
+        .conflicts(["holdOut"]),
+    )
+    .addOption(
+      new Option("--hold-out <fraction>", "of the documents, held out when there is no --eval-data")
+        .argParser(parseFraction)
+        .default(0.02),
+    )
     .option(
       "--context <n>",
-      `tokens of the longest text; default: the model's, at most ${DEFAULT_CONTEXT}`,
-      parseInteger,
+      `tokens of the longest text (default: the model's, at most ${DEFAULT_CONTEXT})`,
+      wholeNumber(2),
     )
-    .option("--batch-tokens <n>", `tokens of a batch; default: ${DEFAULT_ROWS} contexts`, parseInteger)
-    .option("--accumulate <n>", "batches per step", parseInteger, 1)
-    .requiredOption("--steps <n>", "steps of the whole run", parseInteger)
+    .option(
+      "--batch-tokens <n>",
+      `tokens of a batch, whole contexts (default: ${DEFAULT_ROWS} contexts)`,
+      wholeNumber(2, MAX_BATCH),
+    )
+    .option("--accumulate <n>", "batches per step", wholeNumber(1), 1)
+    .option("--rope-scaling <type:factor>", "a longer context by linear, yarn, ntk or llama3, such as yarn:4")
+    .optionsGroup("Steps:")
+    .requiredOption("--steps <n>", "steps of the whole run", wholeNumber(1))
     .option(
       "--learning-rate <r>",
-      `default: ${NEW_RATE} for a new model, ${TRAINED_RATE} for a trained one`,
-      parseNumber,
+      `its largest value (default: ${NEW_RATE} for a new model, ${TRAINED_RATE} for a trained one)`,
+      parsePositive,
     )
     .addOption(new Option("--schedule <name>", "shape of the learning rate").choices(SCHEDULES).default("cosine"))
-    .option("--warmup <n>", "steps of rising learning rate; default: a fiftieth", parseInteger)
-    .option("--decay-steps <n>", "steps of the fall of warmup-stable-decay; default: a tenth", parseInteger)
-    .option("--floor <fraction>", "of the learning rate, where it ends", parseNumber, 0.1)
-    .option("--weight-decay <w>", "of matrices", parseNumber, 0.1)
-    .option("--clip <norm>", "largest norm of the gradient", parseNumber, 1)
-    .option("--qk-clip <score>", "scale down heads whose largest score passes this", parseNumber)
+    .option("--warmup <n>", "steps of rising learning rate (default: a fiftieth)", wholeNumber(0))
+    .option("--decay-steps <n>", "steps of the fall of warmup-stable-decay (default: a tenth)", wholeNumber(1))
+    .option("--floor <fraction>", "of the learning rate, where it ends", numberIn(0, 1), 0.1)
+    .option("--weight-decay <w>", "of matrices", numberIn(0), 0.1)
+    .option("--clip <norm>", "largest norm of the gradient", parsePositive, 1)
+    .option("--qk-clip <score>", "scale down heads whose largest score passes this (default: never)", parsePositive)
     .option("--recompute", "less memory for a quarter more arithmetic")
-    .option("--eval-every <n>", "steps between evaluations", parseInteger, 100)
-    .option("--checkpoint <path>", "default: checkpoint.safetensors in the folder")
-    .option("--checkpoint-every <n>", "steps between checkpoints", parseInteger, 100)
-    .option("--resume", "go on from the checkpoint, if there is one")
-    .option("--seed <n>", "of new weights and of the order of documents", parseInteger, 0)
-    .addOption(new Option("--dtype <type>", "of the weights written at the end").choices(EXPORT_DTYPES).default("f32"))
-    .addOption(new Option("--backend <name>", "where the model trains").choices(DECODER_BACKENDS).default("wasm"))
-    .option("--threads <n>", "worker threads of the wasm backend; default: one a core", parseInteger)
-    .addHelpText("after", "\nCtrl-C ends the run after the step at hand with a checkpoint; --resume goes on from it.")
+    .option("--seed <n>", "of new weights and of the order of documents", wholeNumber(0), 0)
+    .optionsGroup("Evaluations and checkpoints:")
+    .option("--eval-every <n>", "steps between evaluations", wholeNumber(1), 100)
+    .option("--checkpoint <path>", `its file (default: ${CHECKPOINT} in the folder)`, parseText)
+    .option("--checkpoint-every <n>", "steps between checkpoints", wholeNumber(1), 100)
+    .option("--resume", "go on from the checkpoint, if there is one");
+  addThreadOptions(command)
+    .addHelpText(
+      "after",
+      `
+Ctrl-C ends the run after the step at hand with a checkpoint; --resume goes on from it.
+
+Examples:
+  $ phasor train --config config.json --tokenizer tokenizer.json -d stories.jsonl --steps 2000 -o my-model
+  $ phasor train --model my-model -d long.jsonl --rope-scaling yarn:4 --steps 300 -o my-long-model`,
+    )
     .action(async (settings: TrainSettings) => {
       await trainModel(settings);
     });
@@ -122,10 +160,8 @@ export function addTrainCommand(program: Command): void {
 
 /** Reads model and data, trains, and writes the result. */
 export async function trainModel(settings: TrainSettings): Promise<void> {
-  if (settings.config === undefined && settings.model === undefined) {
-    throw new ConfigError("train", "--config for a new model or --model for a trained one");
-  }
-  const extension = settings.ropeScaling === undefined ? undefined : parseExtension(settings.ropeScaling);
+  const extension = checkSettings(settings);
+  await checkPaths(settings);
   const files = await openFiles(settings);
   await interruptible(async (signal) => {
     const { backend: name, threads, seed, out, model: trained } = settings;
@@ -137,8 +173,7 @@ export async function trainModel(settings: TrainSettings): Promise<void> {
         ? createTrainable(files, { ...making, seed })
         : loadTrainable(files, making));
       const options = { ...(await runOptions(settings, model, files, signal)), signal };
-      await makeFolder(out);
-      if (settings.checkpoint !== undefined) await makeFolder(dirname(settings.checkpoint));
+      await makeOutputFolder("train", "out", out);
       const { step } = await trainWithProgress(options, settings);
       if (step < settings.steps) {
         note(`stopped after step ${step} of ${settings.steps}; the same command with --resume goes on`);
@@ -152,11 +187,43 @@ export async function trainModel(settings: TrainSettings): Promise<void> {
   });
 }
 
-/** Now rather than when the first checkpoint is due. */
-async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((error: NodeJS.ErrnoException) => {
-    throw new ConfigError(path, "a folder that is there or can be made", { error: error.code });
-  });
+/** Refuses options that contradict each other, before anything is read. */
+function checkSettings(settings: TrainSettings): ContextExtension | undefined {
+  const { config, model, ropeScaling, backend, threads, context, batchTokens } = settings;
+  if (config === undefined && model === undefined) {
+    throw new ConfigError("train", "--config for a new model or --model for a trained one");
+  }
+  checkThreads("train", backend, threads);
+  checkSchedule(scheduleOf(settings), settings.steps);
+  const { schedule, decaySteps } = settings;
+  if (decaySteps !== undefined && schedule !== "warmup-stable-decay") {
+    throw new ConfigError("train", "--decay-steps with --schedule warmup-stable-decay", { schedule, decaySteps });
+  }
+  if (context !== undefined && batchTokens !== undefined) checkBatch(context, batchTokens);
+  return ropeScaling === undefined ? undefined : parseExtension(ropeScaling);
+}
+
+function checkBatch(context: number, batchTokens: number): void {
+  if (batchTokens % context === 0) return;
+  throw new ConfigError("train", "--batch-tokens a multiple of the context", { "batch-tokens": batchTokens, context });
+}
+
+/** Refuses files that cannot be read, places that cannot be written to, and a checkpoint of another run. */
+async function checkPaths({ data, evalData = [], out, checkpoint, resume = false }: TrainSettings): Promise<void> {
+  for (const path of data) await checkInputFile("train", "data", "data", path);
+  for (const path of evalData) await checkInputFile("train", "data", "eval-data", path);
+  await checkOutputFolder("train", "out", out, FILES);
+  const path = checkpoint ?? join(out, CHECKPOINT);
+  await checkReplacedFile("train", "checkpoint", path, true);
+  const isThere = (await stat(path).catch(() => undefined)) !== undefined;
+  if (!isThere || resume) return;
+  const hint = "Go on from it with --resume, take it away, or name another with --checkpoint.";
+  throw new ConfigError("train", "no checkpoint where the run's is to go", { checkpoint: path }, hint);
+}
+
+function scheduleOf({ schedule: type, steps, warmup, floor, decaySteps }: TrainSettings): LearningRateSchedule {
+  const warmupSteps = warmup ?? Math.min(steps - 1, Math.ceil(steps / 50));
+  return { type, warmupSteps, floor, ...(decaySteps !== undefined && { decaySteps }) };
 }
 
 /** The model's folder, with the tokenizer from elsewhere when one is named. */
@@ -189,26 +256,32 @@ async function runOptions(
   files: ModelFiles,
   signal: AbortSignal,
 ): Promise<TrainOptions> {
-  const { steps, accumulate, recompute = false, qkClip, seed, schedule: type, floor, decaySteps } = settings;
+  const { steps, accumulate, recompute = false, qkClip, seed } = settings;
   const { maxPositions } = model.config;
   const extended = settings.ropeScaling === undefined ? DEFAULT_CONTEXT : maxPositions;
   const contextTokens = settings.context ?? Math.min(maxPositions, extended);
   const packing = { contextTokens, batchTokens: settings.batchTokens ?? DEFAULT_ROWS * contextTokens, seed };
+  checkBatch(contextTokens, packing.batchTokens);
+  if (contextTokens > maxPositions) {
+    const hint = "Raise max_position_embeddings in the config, or give --rope-scaling.";
+    const got = { context: contextTokens, max_position_embeddings: maxPositions };
+    throw new ConfigError("train", "a context that the model is made for", got, hint);
+  }
+  if (qkClip !== undefined) checkQkClip(model);
   const { training, heldOut } = await readData(settings, model, files, signal);
   if (heldOut.length === 0) note("phasor: nothing is held out to evaluate on; --eval-data names some");
-  const warmupSteps = settings.warmup ?? Math.min(steps - 1, Math.ceil(steps / 50));
   const { weightDecay, clip, learningRate = settings.model === undefined ? NEW_RATE : TRAINED_RATE } = settings;
   return {
     model,
     data: packDocuments(training, packing),
     ...{ steps, accumulate, recompute, optimizer: { learningRate, weightDecay, clip } },
-    schedule: { type, warmupSteps, floor, ...(decaySteps !== undefined && { decaySteps }) },
+    schedule: scheduleOf(settings),
     ...(qkClip !== undefined && { qkClip }),
     ...(heldOut.length > 0 && {
       evaluation: { everySteps: settings.evalEvery, batches: packOnce(heldOut, packing) },
     }),
     checkpoint: {
-      store: await openCheckpointFile(settings.checkpoint ?? join(settings.out, "checkpoint.safetensors")),
+      store: await openCheckpointFile(settings.checkpoint ?? join(settings.out, CHECKPOINT)),
       everySteps: settings.checkpointEvery,
       resume: settings.resume ?? false,
     },
@@ -228,8 +301,8 @@ async function readData(
     const onProgress = (count: number): void => progress.update(`Reading the documents: ${count}`);
     const options = { tokenizer, endTokenId, onProgress, signal };
     const documents = await readDocuments(data, options);
+    if (documents.length === 0) throw new ConfigError("train", "documents to train on", { data });
     if (evalData) return { training: documents, heldOut: await readDocuments(evalData, options) };
-    if (!(holdOut >= 0 && holdOut < 1)) throw new ConfigError("train", "--hold-out from 0 to below 1", { holdOut });
     // Spread over the files, so that every kind of text is among them.
     const count = Math.floor(holdOut * documents.length);
     const held = new Set(Array.from({ length: count }, (_, n) => Math.floor(((n + 0.5) * documents.length) / count)));
@@ -260,67 +333,31 @@ async function readTokenizer(files: ModelFiles, vocabSize: number): Promise<Toke
 async function trainWithProgress(options: TrainOptions, { out, steps, resume }: TrainSettings) {
   const log = await TrainingLog.open(out, resume ?? false);
   const { count } = options.model.parameters;
-  const progress: Progress = startProgress(`Training ${count.toLocaleString("en-US")} parameters`);
+  const title = `Training ${count.toLocaleString("en-US")} parameters`;
+  const progress: Progress = startProgress(title);
   const line = new ProgressLine(steps);
+  const plain = progress.isShown ? undefined : new PlainProgress(note);
+  if (plain) note(title);
   try {
     return await train({
       ...options,
       onStep: async (report) => {
         await log.step(report);
         progress.update(line.step(report));
+        const isLast = report.step === steps;
+        const { everySteps = Infinity } = options.evaluation ?? {};
+        if (options.evaluation && (isLast || report.step % everySteps === 0)) return; // told with the held-out loss
+        if (isLast) plain?.always(line.text());
+        else plain?.sometimes(line.text());
       },
       onEvaluation: async (report) => {
         await log.evaluation(report);
         line.heldOutLoss = report.loss;
-        if (!process.stderr.isTTY) note(line.text());
+        plain?.always(line.text());
       },
     });
   } finally {
     progress.end();
     await log.draw();
   }
-}
-
-/** What the progress line says. */
-export class ProgressLine {
-  heldOutLoss: number | undefined;
-  readonly #steps: number;
-  #last: StepReport | undefined;
-  /** Means over the last steps, later ones counting more. */
-  #seconds = 0;
-  #tokens = 0;
-  #loss = 0;
-
-  /** @param steps - of the whole run */
-  constructor(steps: number) {
-    this.#steps = steps;
-  }
-
-  /** Takes a step in; returns the line. */
-  step(report: StepReport): string {
-    const share = this.#last === undefined ? 1 : 0.05;
-    this.#seconds += share * (report.seconds - this.#seconds);
-    this.#tokens += share * (report.tokens - this.#tokens);
-    this.#loss += share * (report.loss - this.#loss);
-    this.#last = report;
-    return this.text();
-  }
-
-  /** The line. */
-  text(): string {
-    const step = this.#last?.step ?? 0;
-    const heldOut = this.heldOutLoss === undefined ? "" : `, held out ${this.heldOutLoss.toFixed(3)}`;
-    const speed = Math.round(this.#tokens / this.#seconds).toLocaleString("en-US");
-    const left = formatDuration((this.#steps - step) * this.#seconds);
-    return `step ${step} of ${this.#steps}, loss ${this.#loss.toFixed(3)}${heldOut}, ${speed} tokens/s, ${left} left`;
-  }
-}
-
-/** A duration in its two largest units: "42 s", "3 min 20 s", "1 h 5 min". */
-export function formatDuration(seconds: number): string {
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
-  const minutes = Math.floor(whole / 60);
-  if (minutes < 60) return `${minutes} min ${whole % 60} s`;
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }

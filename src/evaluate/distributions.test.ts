@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { thrownBy } from "../../test/support/thrown-by.ts";
-import { addComparison, noSums } from "./distributions.ts";
+import { addComparison, lossOf, noSums } from "./distributions.ts";
 
 /** Logits of probabilities, shifted by any constant. */
 function logits(shift: number, ...probabilities: number[]): Float32Array {
@@ -31,5 +31,10 @@ describe("addComparison", () => {
     expect(thrownBy(() => addComparison(noSums(), new Float32Array(6), new Float32Array(4), [0, 1]))).toBe(
       "ShapeError: addComparison: logits [T, V] of both, and T targets; got reference=6, other=4, targets=2.",
     );
+  });
+
+  test("the loss is that of the targets under the logits", () => {
+    const two = Float32Array.of(...logits(3, 0.5, 0.25, 0.25), ...logits(-7, 0.25, 0.5, 0.25));
+    expect(lossOf(two, [0, 2])).toBeCloseTo(3 * Math.LN2, 6);
   });
 });

@@ -54,6 +54,21 @@ export function addComparison(
   }
 }
 
+/**
+ * The loss of rows of logits.
+ *
+ * @param logits - f32 [T, V]
+ * @param targets - [T] the token that really came next
+ * @returns −Σ log p(target), nats
+ */
+export function lossOf(logits: Float32Array, targets: ArrayLike<number>): number {
+  const V = logits.length / targets.length;
+  let loss = 0;
+  for (let t = 0; t < targets.length; t++)
+    loss += logSumExp(logits.subarray(t * V, (t + 1) * V)) - logits[t * V + targets[t]];
+  return loss;
+}
+
 /** ln Σ exp(x), in f64. */
 function logSumExp(x: Float32Array): number {
   let largest = -Infinity;

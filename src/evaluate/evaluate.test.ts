@@ -1,15 +1,20 @@
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test, vi } from "vitest";
 import { thrownBy } from "../../test/support/thrown-by.ts";
 import { createReferenceBackend } from "../engine/index.ts";
 import { loadModel } from "../model/index.ts";
 import { isExactAnswer } from "./ask.ts";
 import {
   accuracyBy,
+  answersByDepth,
+  answersByDistance,
   type EvaluationRow,
   evaluate,
   evaluationCharts,
   evaluationSettings,
   evaluationTable,
+  FullPredictions,
+  measureAgreement,
+  retrievalTables,
 } from "./index.ts";
 import type { RetrievalAnswer } from "./retrieval.ts";
 import { storyDocuments } from "./story-documents.ts";
@@ -93,6 +98,26 @@ describe("evaluate", () => {
     expect(rows[1].refused).toMatch(/^compress: a question, for a policy that looks from one/);
   }, 60_000);
 
+  test("reads the text with the full cache once, however many settings are compared with it", async () => {
+    const prefill = vi.spyOn(model, "prefill");
+    const settings = evaluationSettings({ ...GRID, policies: ["streamingllm(sinks=2)"] });
+    await evaluate(model, { settings, agreement: { tokens: TOKENS, prefixTokens: 40 } });
+    expect([settings.length, prefill.mock.calls.length]).toEqual([3, 1 + 3]);
+    prefill.mockRestore();
+  }, 60_000);
+
+  test("compares with the same predictions whether they are kept, kept in part, or run again", async () => {
+    const text = { tokens: TOKENS, prefixTokens: 40, stepTokens: 7 };
+    const createCache = () => model.createCache({ budget: 24, rerotate: true });
+    const kept = await measureAgreement(model, { text, createCache });
+    for (const maxBytes of [0, 4 * model.vocabSize * 20]) {
+      using full = await FullPredictions.create(model, text, { maxBytes });
+      for (let again = 0; again < 2; again++) {
+        expect(await measureAgreement(model, { text: full, createCache })).toEqual(kept);
+      }
+    }
+  }, 60_000);
+
   test("refuses a prefix that leaves nothing to predict before anything runs", async () => {
     const tokens = TOKENS.slice(0, 9);
     const run = evaluate(model, { settings: evaluationSettings(GRID), agreement: { tokens, prefixTokens: 8 } });
@@ -131,6 +156,56 @@ describe("reports", () => {
     ]);
   });
 
+  test("accuracy by distance has round parts", () => {
+    const distances = (...tokens: number[]) =>
+      tokens.map((distanceTokens) => ({ ...answer(0.5, false), distanceTokens }));
+    const parts = (...tokens: number[]) =>
+      answersByDistance(distances(...tokens)).map(({ from, to, asked }) => [from, to, asked]);
+    expect(parts(7983, 2000, 1999, 0)).toEqual([
+      [0, 2000, 2],
+      [2000, 4000, 1],
+      [6000, 8000, 1],
+    ]);
+    expect(parts(500, 20)).toEqual([
+      [0, 100, 1],
+      [400, 500, 1],
+    ]);
+    expect(parts(2, 0)).toEqual([
+      [0, 1, 1],
+      [1, 2, 1],
+    ]);
+    expect(parts(0)).toEqual([[0, 1, 1]]);
+  });
+
+  test("two tables tell answers by depth and by distance, with the number of questions", () => {
+    const full = { ...setting, policy: null, budget: null, rerotate: false, retrieval };
+    expect(answersByDepth(retrieval.answers)).toHaveLength(2);
+    expect(retrievalTables([full, ...rows])).toBe(
+      [
+        "",
+        "Exact answers by place of the fact in the text:",
+        "",
+        "| policy     | budget | re-rotated | elements | 0–20 % | 80–100 % |",
+        "| ---------- | -----: | ---------: | -------: | -----: | -------: |",
+        "| questions  |        |            |          |      2 |        1 |",
+        "| full cache |        |            |      f32 |   50 % |    100 % |",
+        "| knorm      |     64 |        yes |      f32 |   50 % |    100 % |",
+        "| knorm      |    128 |        yes |      f32 |   50 % |    100 % |",
+        "",
+        "Exact answers by tokens from the fact to the question:",
+        "",
+        "| policy     | budget | re-rotated | elements |  0–20 | 80–100 |",
+        "| ---------- | -----: | ---------: | -------: | ----: | -----: |",
+        "| questions  |        |            |          |     1 |      2 |",
+        "| full cache |        |            |      f32 | 100 % |   50 % |",
+        "| knorm      |     64 |        yes |      f32 | 100 % |   50 % |",
+        "| knorm      |    128 |        yes |      f32 | 100 % |   50 % |",
+        "",
+      ].join("\n"),
+    );
+    expect(retrievalTables([rows[2]])).toBe("");
+  });
+
   test("the table has the columns that hold something, and the refusals below", () => {
     expect(evaluationTable(rows)).toBe(
       [
@@ -148,7 +223,11 @@ describe("reports", () => {
   });
 
   test("charts are drawn for what was measured", () => {
-    expect([...evaluationCharts(rows).keys()]).toEqual(["retrieval-by-budget.svg", "retrieval-by-depth.svg"]);
+    const charts = evaluationCharts(rows);
+    expect([...charts.keys()]).toEqual([
+      ...["retrieval-by-budget.svg", "retrieval-by-depth.svg", "retrieval-by-distance.svg"],
+    ]);
+    expect(charts.get("retrieval-by-distance.svg")).toContain("tokens from the fact to the question");
     expect(evaluationCharts([rows[2]]).size).toBe(0);
   });
 });

@@ -4,7 +4,8 @@ import type { CacheElements } from "../cache/index.ts";
 import { type Policy, parsePolicy } from "../compress/index.ts";
 import { BudgetError, CapabilityError, ConfigError } from "../errors.ts";
 import type { DecoderModel, ModelCache } from "../model/index.ts";
-import { type Agreement, checkPrefix, measureAgreement } from "./agreement.ts";
+import { type Agreement, measureAgreement } from "./agreement.ts";
+import { checkPrefix, FullPredictions, type PredictedText } from "./full-predictions.ts";
 import { measureRetrieval, type RetrievalDocument, type RetrievalResult } from "./retrieval.ts";
 
 /** One way to keep a cache. */
@@ -22,8 +23,8 @@ export type EvaluationSetting = {
 /** What is measured. */
 export type EvaluationRequest = {
   readonly settings: readonly EvaluationSetting[];
-  /** For perplexity and agreement: a text of tokens and the length of its prefix. */
-  readonly agreement?: { readonly tokens: ArrayLike<number>; readonly prefixTokens: number };
+  /** For perplexity and agreement. */
+  readonly agreement?: PredictedText;
   /** For retrieval. */
   readonly documents?: readonly RetrievalDocument[];
   /** Prompt tokens per forward. */
@@ -84,7 +85,7 @@ export function evaluationSettings(grid: EvaluationGrid): EvaluationSetting[] {
 }
 
 /**
- * Measures settings one after the other. A combination that is refused becomes a row that says why. A policy that looks
+ * Measures settings one after the other; what the full cache predicts is computed once. A combination that is refused becomes a row that says why. A policy that looks
  * from a question has no agreement where documents are given too: the text of the agreement asks nothing.
  *
  * @param model - with a tokenizer, where documents are given
@@ -100,36 +101,44 @@ export async function evaluate(model: DecoderModel, request: EvaluationRequest):
   }
   if (agreement) checkPrefix(agreement);
   const rows: EvaluationRow[] = [];
-  for (const setting of settings) {
-    let answered = 0;
-    const report = (): void => onProgress?.({ setting, done: rows.length, total: settings.length, answered });
-    report();
-    const createCache = (): ModelCache => createSettingCache(model, setting, request.prefillChunk);
-    try {
-      const asks = documents !== undefined && setting.questionAware && needsQuestion(setting);
-      const measured =
-        agreement && !asks ? await measureAgreement(model, { ...agreement, createCache, ...pass(signal) }) : undefined;
-      const retrieval =
-        documents &&
-        (await measureRetrieval(model, documents, {
-          createCache,
-          questionAware: setting.questionAware,
-          ...pass(signal),
-          onAnswer: () => {
-            answered++;
-            report();
-          },
-        }));
-      rows.push({
-        ...setting,
-        ...(measured && { agreement: measured }),
-        ...(retrieval && { retrieval }),
-        peakBytes: Math.max(measured?.peakBytes ?? 0, retrieval?.peakBytes ?? 0),
-      });
-    } catch (error) {
-      if (!isRefusal(error)) throw error;
-      rows.push({ ...setting, refused: error.message });
+  let full: FullPredictions | undefined;
+  const agreementOf = async (text: PredictedText, createCache: () => ModelCache): Promise<Agreement> => {
+    full ??= await FullPredictions.create(model, text, pass(signal));
+    return measureAgreement(model, { text: full, createCache, ...pass(signal) });
+  };
+  try {
+    for (const setting of settings) {
+      let answered = 0;
+      const report = (): void => onProgress?.({ setting, done: rows.length, total: settings.length, answered });
+      report();
+      const createCache = (): ModelCache => createSettingCache(model, setting, request.prefillChunk);
+      try {
+        const asks = documents !== undefined && setting.questionAware && needsQuestion(setting);
+        const measured = agreement && !asks ? await agreementOf(agreement, createCache) : undefined;
+        const retrieval =
+          documents &&
+          (await measureRetrieval(model, documents, {
+            createCache,
+            questionAware: setting.questionAware,
+            ...pass(signal),
+            onAnswer: () => {
+              answered++;
+              report();
+            },
+          }));
+        rows.push({
+          ...setting,
+          ...(measured && { agreement: measured }),
+          ...(retrieval && { retrieval }),
+          peakBytes: Math.max(measured?.peakBytes ?? 0, retrieval?.peakBytes ?? 0),
+        });
+      } catch (error) {
+        if (!isRefusal(error)) throw error;
+        rows.push({ ...setting, refused: error.message });
+      }
     }
+  } finally {
+    full?.dispose();
   }
   return rows;
 }

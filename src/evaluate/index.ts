@@ -2,7 +2,7 @@
 
 export { type Agreement, type AgreementOptions, measureAgreement } from "./agreement.ts";
 export { type Answer, type AskOptions, ask, isExactAnswer } from "./ask.ts";
-export { addComparison, type DistributionSums, noSums } from "./distributions.ts";
+export { addComparison, type DistributionSums, lossOf, noSums } from "./distributions.ts";
 export {
   createSettingCache,
   type EvaluationGrid,
@@ -13,9 +13,18 @@ export {
   evaluate,
   evaluationSettings,
 } from "./evaluate.ts";
-export { evaluationCharts, evaluationTable, settingName } from "./report.ts";
 export {
+  FullPredictions,
+  type FullPredictionsOptions,
+  type PredictedStep,
+  type PredictedText,
+} from "./full-predictions.ts";
+export { evaluationCharts, evaluationTable, retrievalTables, settingName } from "./report.ts";
+export {
+  type AnswerPart,
   accuracyBy,
+  answersByDepth,
+  answersByDistance,
   measureRetrieval,
   type RetrievalAnswer,
   type RetrievalDocument,

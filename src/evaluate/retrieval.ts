@@ -116,13 +116,46 @@ export async function measureRetrieval(
   };
 }
 
-/** Accuracy by a number of each answer, in equal parts of its range; parts without answers are absent. */
+/** Answers whose facts stand in one part of the text, or of the range of distances. */
+export type AnswerPart = {
+  /** Included. */
+  readonly from: number;
+  /** Not included, but in the last part. */
+  readonly to: number;
+  readonly asked: number;
+  /** Share of exact answers, 0 to 1. */
+  readonly accuracy: number;
+};
+
+/** Parts of a text that answers are counted in. */
+const DEPTH_PARTS = 5;
+const MOST_DISTANCE_PARTS = 5;
+
+/** Accuracy by where the fact stands: a fifth of the text each, from 0 at its start to 1. */
+export function answersByDepth(answers: readonly RetrievalAnswer[]): AnswerPart[] {
+  return accuracyBy(answers, "depth", DEPTH_PARTS);
+}
+
+/** Accuracy by tokens from the fact to the question: at most five parts of 1, 2 or 5 times a power of ten each. */
+export function answersByDistance(answers: readonly RetrievalAnswer[]): AnswerPart[] {
+  const most = Math.max(1, ...answers.map(({ distanceTokens }) => distanceTokens));
+  const power = 10 ** Math.floor(Math.log10(most / MOST_DISTANCE_PARTS));
+  const width = Math.max(1, ([1, 2, 5].find((factor) => factor * power * MOST_DISTANCE_PARTS >= most) ?? 10) * power);
+  const parts = Math.ceil(most / width);
+  return accuracyBy(answers, "distanceTokens", parts, parts * width);
+}
+
+/**
+ * Accuracy by a number of each answer, in equal parts of its range; parts without answers are absent.
+ *
+ * @param most - where the range ends: 1 for depths, the largest distance unless told
+ */
 export function accuracyBy(
   answers: readonly RetrievalAnswer[],
   by: "depth" | "distanceTokens",
   parts: number,
-): { from: number; to: number; asked: number; accuracy: number }[] {
-  const most = by === "depth" ? 1 : Math.max(1, ...answers.map((one) => one[by]));
+  most: number = by === "depth" ? 1 : Math.max(1, ...answers.map((one) => one[by])),
+): AnswerPart[] {
   const part = (answer: RetrievalAnswer): number => Math.min(parts - 1, Math.floor((answer[by] / most) * parts));
   return Array.from({ length: parts }, (_, n) => {
     const inside = answers.filter((one) => part(one) === n);

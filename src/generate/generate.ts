@@ -79,7 +79,7 @@ export type GenerationSummary = {
  * However it ends (a stop, the signal, or leaving the loop), a cache given by the caller was then given exactly
  * `summary.tokenIds` (one with a policy has forgotten some of them), so that the next run can continue it; that takes one more forward for the last token. Two
  * exceptions: a run aborted while it read the prompt leaves the first `summary.cachedTokens` of them, and a run whose
- * model threw leaves a cache to be cleared.
+ * model threw leaves those of the forwards before it.
  */
 export interface GenerationRun extends AsyncIterable<GeneratedPiece> {
   /** Text of the prompt, as the tokens give it back. */

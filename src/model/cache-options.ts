@@ -26,8 +26,10 @@ export type RepeatPart = {
 
 /** How the context is fed once more. */
 export type RepeatOptions = {
-  /** Tokens of a part; 2048 unless told. */
+  /** Tokens of a part. Unless told: 2048; under `maxBytes` at most a quarter of the longest prompt. */
   readonly chunkTokens?: number;
+  /** Under `maxBytes`: tokens of a request at most, beside its part. 64 unless told; 0 without a tokenizer. */
+  readonly requestTokens?: number;
   /**
    * The token ids to feed for a part. Unless told: a request to repeat it, in words, followed by the part; the part
    * alone where the model has no tokenizer.
@@ -62,7 +64,7 @@ export type ModelCacheOptions = {
   readonly pinnedLength?: number;
   /**
    * Where rows lie. Unless told: `contiguous`; `ring` in layers of a sliding window when nothing is compressed;
-   * `paged` where heads of unequal length share a byte budget.
+   * `paged` where heads or layers of unequal length share a byte budget.
    */
   readonly layout?: "contiguous" | "ring" | "paged";
   /** f32 unless told. */
@@ -70,11 +72,12 @@ export type ModelCacheOptions = {
   /** Keep quantised keys as they came beside the moved ones, so that moves never add up. */
   readonly pristineKeys?: boolean;
   /**
-   * Bytes that the cache takes at most: rows, positions and what is known about every slot. Planned before anything is
-   * allocated. The budget is what fits beside one chunk, unless told.
+   * Bytes that the cache takes at most: rows, positions, what is known about every slot, and the queries and repeats that
+   * policies look from. Planned before anything is allocated. Unless told, the budget is what fits beside one chunk; by a
+   * policy that must see a whole prompt, half of the longest prompt that fits.
    */
   readonly maxBytes?: number;
-  /** Tokens kept per head, on average over the heads. */
+  /** Tokens kept per head, on average over the heads; where a policy shares tokens out among layers, over all of them. */
   readonly budget?: number;
   /** Fraction of the prompt that goes, in place of a budget. */
   readonly compressionRatio?: number;

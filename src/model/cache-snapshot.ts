@@ -3,7 +3,8 @@
  *
  *     "PHASORMC"                           8 bytes
  *     version, header length n             u32, u32
- *     header                               n bytes of JSON: {fingerprint, progress, arrays: [[name, type, length], ...]}
+ *     header                               n bytes of JSON: {fingerprint, progress, arrays: [[name, type, length], ...],
+ *                                          budget, maxBytes}; the last two only where the cache had them, for messages
  *     arrays                               one after the other; i32, f32 or f64
  *     checksum                             u32, the CRC-32 of everything before it
  *     rows                                 a snapshot of the key-value cache, see src/cache/snapshot.ts
@@ -19,7 +20,8 @@
 
 import { crc32 } from "../cache/crc32.ts";
 import { restoreSnapshot, type SnapshotChunks, saveSnapshot } from "../cache/index.ts";
-import { ConfigError, FormatError } from "../errors.ts";
+import { BudgetError, ConfigError, FormatError } from "../errors.ts";
+import { holdsRows, meanLength, queryRoom } from "./cache-room.ts";
 import type { ModelCache } from "./model-cache.ts";
 import { SnapshotBytes } from "./snapshot-bytes.ts";
 
@@ -34,6 +36,8 @@ type Header = {
   readonly fingerprint: Readonly<Record<string, string>>;
   readonly progress: { readonly sinceLast: number; readonly count: number; readonly hadQuestion: boolean };
   readonly arrays: readonly ArrayEntry[];
+  readonly budget?: number | undefined;
+  readonly maxBytes?: number | undefined;
 };
 
 /**
@@ -53,10 +57,13 @@ export async function* saveCache(cache: ModelCache): AsyncGenerator<Uint8Array> 
   cache.kv.checkSettled("save");
   const fingerprint = cache.owner.fingerprint?.() ?? {};
   const arrays = arraysOf(cache);
+  const { sinceLast, count, hadQuestion } = cache.progress;
   const header: Header = {
     fingerprint,
-    progress: { ...cache.progress },
+    progress: { sinceLast, count, hadQuestion },
     arrays: arrays.map(([name, numbers]): ArrayEntry => [name, typeOf(numbers), numbers.length]),
+    budget: cache.plan.compression?.budget,
+    maxBytes: cache.options.maxBytes,
   };
   const text = new TextEncoder().encode(JSON.stringify(header));
   const start = new Uint8Array(16);
@@ -91,6 +98,7 @@ export async function restoreCache(cache: ModelCache, chunks: SnapshotChunks, na
     }
     const header = await readHeader(source, view.getUint32(12, true));
     checkFingerprint(source, header.fingerprint, fingerprint);
+    checkRoom(cache, header, name);
     const arrays = new Map<string, Numbers>();
     for (const [key, type, length] of header.arrays) {
       const bytes = await source.take(length * TYPES[type].BYTES_PER_ELEMENT);
@@ -107,6 +115,9 @@ export async function restoreCache(cache: ModelCache, chunks: SnapshotChunks, na
       throw error;
     }
     Object.assign(cache.progress, header.progress);
+    const { budget, decoding } = cache.plan.compression ?? {};
+    const most = (budget ?? Infinity) + (decoding?.intervalTokens ?? 0);
+    cache.progress.overdue = meanLength(cache) > most ? "generated" : undefined;
   } finally {
     await source.close();
   }
@@ -158,16 +169,20 @@ function placeArrays(cache: ModelCache, arrays: ReadonlyMap<string, Numbers>, so
   cache.tokens.append(tokens);
   for (const [layer, { kvHeads }] of cache.plan.layers.entries()) {
     const ragged = cache.kv.isRagged(layer);
+    // Heads of this cache may be apart where those of the saved one were not.
+    const together = ragged && !arrays.has(`sources ${layer} 1`);
     const lanes = Array.from({ length: ragged ? kvHeads : 1 }, (_, lane) => {
-      const sources = take(`sources ${layer} ${lane}`, Int32Array, cache.kv.length(layer, lane));
+      const from = together ? 0 : lane;
+      const sources = take(`sources ${layer} ${from}`, Int32Array, cache.kv.length(layer, lane));
       const ascends = sources.every(
         (token, n) => token >= 0 && token < tokens.length && token > (sources[n - 1] ?? -1),
       );
       if (!ascends) throw source.error("sources that ascend", { layer, lane });
       const columns = cache.records.massColumns(layer, ragged);
-      const mass = Array.from({ length: columns }, (_, column) =>
-        take(`mass ${layer} ${lane} ${column}`, Float64Array, sources.length),
-      );
+      const mass = Array.from({ length: columns }, (_, column) => {
+        const saved = together ? cache.records.columnTogether(layer, lane, column) : column;
+        return take(`mass ${layer} ${from} ${saved}`, Float64Array, sources.length);
+      });
       return { sources, mass };
     });
     cache.records.restore(layer, lanes);
@@ -181,7 +196,7 @@ function placeArrays(cache: ModelCache, arrays: ReadonlyMap<string, Numbers>, so
   const rows = config.layers.map(({ heads, headDim }, layer) =>
     take(`queries ${layer}`, Float32Array, positions.length * heads * headDim),
   );
-  cache.queries.restore(positions, rotatedAt, rows);
+  cache.queries.restore(positions, rotatedAt, rows, queryRoom(cache));
 }
 
 async function readHeader(source: SnapshotBytes, length: number): Promise<Header> {
@@ -193,7 +208,7 @@ async function readHeader(source: SnapshotBytes, length: number): Promise<Header
     if (error instanceof FormatError) throw error;
     throw source.error("a header of JSON", {});
   }
-  const { fingerprint, progress, arrays } = (json ?? {}) as Partial<Header>;
+  const { fingerprint, progress, arrays, budget, maxBytes } = (json ?? {}) as Partial<Header>;
   const isCount = (n: unknown): boolean => typeof n === "number" && Number.isSafeInteger(n) && n >= 0;
   const isObject = (value: unknown): boolean => typeof value === "object" && value !== null;
   const fine =
@@ -202,6 +217,7 @@ async function readHeader(source: SnapshotBytes, length: number): Promise<Header
     isCount(progress?.sinceLast) &&
     isCount(progress?.count) &&
     typeof progress?.hadQuestion === "boolean" &&
+    [budget, maxBytes].every((one) => one === undefined || isCount(one)) &&
     Array.isArray(arrays) &&
     arrays.every(
       (entry) =>
@@ -217,7 +233,35 @@ async function readHeader(source: SnapshotBytes, length: number): Promise<Header
     fingerprint: fingerprint as Header["fingerprint"],
     progress: { sinceLast, count, hadQuestion },
     arrays: arrays as ArrayEntry[],
+    ...{ budget, maxBytes },
   };
+}
+
+/** Refuses rows that a smaller cache has no room for, before anything of it changes. */
+function checkRoom(
+  cache: ModelCache,
+  { arrays, budget: savedBudget, maxBytes: savedMaxBytes }: Header,
+  name: string,
+): void {
+  const lengths = new Map(arrays.map(([key, , length]) => [key, length]));
+  const rows = cache.plan.layers.map(({ kvHeads }, layer) =>
+    Array.from(
+      { length: kvHeads },
+      (_, head) => lengths.get(`sources ${layer} ${head}`) ?? lengths.get(`sources ${layer} 0`) ?? 0,
+    ),
+  );
+  if (holdsRows(cache.plan, rows)) return;
+  const { capacity, chunk, compression } = cache.plan;
+  throw new BudgetError(
+    name,
+    "a cache with room for the rows that were saved",
+    {
+      ...{ savedRows: Math.max(...rows.flat()), savedBudget, savedMaxBytes },
+      ...{ capacity, budget: compression?.budget, prefillChunk: chunk, maxBytes: cache.options.maxBytes },
+    },
+    "Restore it with the budget or maxBytes that it was saved with, or with a larger prefillChunk: rows beyond the budget " +
+      "then go at the next step.",
+  );
 }
 
 function checkFingerprint(

@@ -4,16 +4,19 @@
 
 import {
   type Amount,
+  type AttentionMass,
   applyPlanToCache,
   attentionMassOf,
   type LayerPlan,
   lastQueries,
   type Policy,
+  type RepeatPass,
 } from "../compress/index.ts";
 import type { Backend } from "../engine/index.ts";
 import { ConfigError } from "../errors.ts";
 import type { Decoder } from "./decoder.ts";
-import type { CacheMark, ModelCache } from "./model-cache.ts";
+import type { ModelCache } from "./model-cache.ts";
+import type { CacheMark } from "./model-rows.ts";
 import { observeLayer, observeRows, windowQueries } from "./observe.ts";
 import { queryLogits } from "./query-logits.ts";
 import type { QueryWindow } from "./query-window.ts";
@@ -45,8 +48,7 @@ export type CompressionTask = {
  * @throws ConfigError when the policy needs a question that is not there
  */
 export async function compressCache(parts: CompressionParts, cache: ModelCache, task: CompressionTask): Promise<void> {
-  const { policy, queries, question } = task;
-  const { decoder, backend } = parts;
+  const { policy, question } = task;
   if ((policy.needs.queries === "question" || policy.needs.questionTokens) && question === undefined) {
     throw new ConfigError(
       "compress",
@@ -56,9 +58,24 @@ export async function compressCache(parts: CompressionParts, cache: ModelCache, 
     );
   }
   const amount = task.amount?.budget === undefined ? task.amount : budgetWithQuestion(task.amount.budget, question);
-  const repeats = policy.needs.repeats
-    ? await repeatContext(parts, cache, policy.needs, cache.options.repeat ?? {}, parts.run)
-    : undefined;
+  const repeats = policy.needs.repeats ? await repeatContext(parts, cache, policy.needs, parts.run) : undefined;
+  try {
+    const plans = await planLayers(parts, cache, task, amount, repeats?.passes);
+    apply(cache, plans, question?.forgetFrom);
+  } finally {
+    if (repeats) cache.holdAside(-repeats.bytes);
+  }
+}
+
+/** What becomes of every layer; the cache stays as it is. */
+async function planLayers(
+  parts: CompressionParts,
+  cache: ModelCache,
+  { policy, queries, question }: CompressionTask,
+  amount: Amount | undefined,
+  repeats: readonly (readonly RepeatPass[])[] | undefined,
+): Promise<LayerPlan[]> {
+  const { decoder, backend } = parts;
   const leavesFrom = question?.forgetFrom?.nextPosition;
   const from = { decoder, backend, cache, queries, questionTokens: question?.tokens ?? 0, leavesFrom, repeats };
   const observe = (layer: number): ReturnType<typeof observeLayer> => observeLayer(from, layer, policy.needs);
@@ -86,16 +103,24 @@ export async function compressCache(parts: CompressionParts, cache: ModelCache, 
       for (const { release } of seen) release();
     }
   }
-  apply(cache, plans, question?.forgetFrom);
+  return plans;
 }
 
-/** Carries out plans, and forgets the question first where it shall go. */
+/**
+ * Carries out plans, and forgets the question first where it shall go. Where that throws, layers no longer agree: the cache
+ * is then empty.
+ */
 function apply(cache: ModelCache, plans: readonly LayerPlan[], forgetFrom: CacheMark | undefined): void {
   if (forgetFrom) cache.rollBack(forgetFrom);
   const before = cache.nextPosition;
-  for (const [layer, plan] of plans.entries()) {
-    const kept = applyPlanToCache(cache.kv, layer, forgetFrom ? withoutQuestion(cache, layer, plan) : plan);
-    cache.records.keep(layer, kept, cache.kv.isRagged(layer));
+  try {
+    for (const [layer, plan] of plans.entries()) {
+      const kept = applyPlanToCache(cache.kv, layer, forgetFrom ? withoutQuestion(cache, layer, plan) : plan);
+      cache.records.keep(layer, kept, cache.kv.isRagged(layer));
+    }
+  } catch (error) {
+    cache.clear();
+    throw error;
   }
   if (cache.nextPosition !== before) cache.queries.shift(cache.nextPosition - before);
   cache.progress.count++;
@@ -125,7 +150,7 @@ function budgetWithQuestion(budget: number, question: CompressionTask["question"
 /** Queries whose attention is added up at a time. */
 const MASS_QUERIES = 64;
 
-/** Adds the attention of the step's queries to what every slot was given before. */
+/** Adds the attention of the step's queries to what every slot was given before: in all layers, or where it throws in none. */
 export async function addAttentionMass(
   backend: Backend,
   decoder: Decoder,
@@ -133,10 +158,15 @@ export async function addAttentionMass(
   T: number,
 ): Promise<void> {
   const { layers } = decoder.config;
+  const additions: AttentionMass[] = [];
   for (const [layer, config] of layers.entries()) {
     const rows = observeRows(cache, config, layer, layers.length);
     const all = lastQueries(windowQueries(cache.queries, config, layer, rows), T);
-    const mass = cache.records.mass(layer);
+    const { sums, counts } = cache.records.mass(layer);
+    const empty = (columns: readonly Float64Array[]): Float64Array[] =>
+      columns.map(({ length }) => new Float64Array(length));
+    const total = { sums: empty(sums), counts: empty(counts) };
+    additions.push(total);
     for (let start = 0; start < T; start += MASS_QUERIES) {
       const upTo = { rows: all.rows, positions: all.positions.subarray(0, Math.min(T, start + MASS_QUERIES)) };
       const queries = lastQueries(withLength(upTo), upTo.positions.length - start);
@@ -144,13 +174,10 @@ export async function addAttentionMass(
       const observation = borrowed ? { ...rows, queries, queryLogits: borrowed.logits } : rows;
       const added = attentionMassOf(observation, queries);
       borrowed?.release();
-      for (const [target, source] of [...mass.sums.keys()].map((h) => [mass.sums[h], added.sums[h]]))
-        addTo(target, source);
-      for (const [target, source] of [...mass.counts.keys()].map((h) => [mass.counts[h], added.counts[h]])) {
-        addTo(target, source);
-      }
+      addMass(total, added);
     }
   }
+  for (const [layer, added] of additions.entries()) addMass(cache.records.mass(layer), added);
 }
 
 /** Rows cut to the positions that are given. */
@@ -158,6 +185,9 @@ function withLength({ rows, positions }: ReturnType<typeof lastQueries>): Return
   return { rows: { ...rows, lengths: Array.from(rows.starts, () => positions.length) }, positions };
 }
 
-function addTo(target: Float64Array, source: Float64Array): void {
-  for (let n = 0; n < target.length; n++) target[n] += source[n];
+function addMass(to: AttentionMass, added: AttentionMass): void {
+  const sources = [...added.sums, ...added.counts];
+  for (const [column, target] of [...to.sums, ...to.counts].entries()) {
+    for (let n = 0; n < target.length; n++) target[n] += sources[column][n];
+  }
 }

@@ -96,13 +96,15 @@ export class Decoder {
       return zeros("f32", [0, vocabSize]);
     }
     const logits = backend.allocate([wanted, vocabSize]);
-    const normed = rows(scratch.normed, 0, wanted);
-    backend.rmsNorm(normed, rows(x, logitsFrom, T), finalNorm, normEps);
-    backend.linear(logits, normed, head);
-    await backend.flush();
-    const own = f32(logits.shape, logits.data);
-    backend.release(logits);
-    return own;
+    try {
+      const normed = rows(scratch.normed, 0, wanted);
+      backend.rmsNorm(normed, rows(x, logitsFrom, T), finalNorm, normEps);
+      backend.linear(logits, normed, head);
+      await backend.flush();
+      return f32(logits.shape, logits.data);
+    } finally {
+      backend.release(logits);
+    }
   }
 
   /** f32 [C, H·D], the weight of a layer's output projection; a copy where it is kept in another type. */
@@ -214,6 +216,7 @@ export class Decoder {
   #scratchFor(T: number): Scratch {
     if (this.#scratch?.residual.shape[0] === T) return this.#scratch;
     this.#scratch?.release();
+    this.#scratch = undefined;
     this.#scratch = new Scratch(this.#backend, T, this.config.hiddenSize);
     return this.#scratch;
   }

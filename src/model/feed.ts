@@ -3,16 +3,17 @@
  * never holds more than that and one chunk.
  */
 
-import { type Amount, keptCount, type Policy, type PolicyNeeds } from "../compress/index.ts";
+import { type Amount, keptCount, type Policy } from "../compress/index.ts";
 import type { Backend } from "../engine/index.ts";
-import { BudgetError, CapabilityError, ConfigError } from "../errors.ts";
 import { planFrequencyChange, type RotaryLayer } from "../rope/index.ts";
 import { f32, type Tensor } from "../tensor.ts";
-import { runsOnce } from "./cache-plan.ts";
-import { hasForgotten, meanLength, roomOf } from "./cache-room.ts";
+import { hasForgotten, meanLength, queryRoom, roomOf } from "./cache-room.ts";
+import { checkOneText, checkPrompt, looksFromQueries, noRoom } from "./check-feed.ts";
 import { addAttentionMass, type CompressionParts, compressCache } from "./compress-cache.ts";
 import type { Decoder, LayerListener, StepObserver, TokenBatch } from "./decoder.ts";
 import type { ModelCache } from "./model-cache.ts";
+import { runsOnce } from "./plan-compression.ts";
+import { DECODING_QUERIES, queriesWanted, questionQueries } from "./query-needs.ts";
 import { QueryWindow } from "./query-window.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -46,20 +47,25 @@ export type FeedInput = {
   readonly onLayer?: LayerListener | undefined;
 };
 
-/** Queries that are held while decoding, for policies that would look at all. */
-const DECODING_QUERIES = 256;
-
 /**
- * Runs tokens through the model and keeps the cache within what it was made for.
+ * Runs tokens through the model and keeps the cache within what it was made for. Where a step throws, the cache holds the
+ * tokens of the steps before it; where a compression does, the next call tries once more.
  *
  * @returns f32 [logits, V]
- * @throws BudgetError when not even one token finds room; ConfigError when the policy needs a question
+ * @throws BudgetError when not even one token finds room, or a policy must see a longer prompt than the bytes hold;
+ * ConfigError when the policy needs a question
  */
 export async function feed(parts: FeedParts, cache: ModelCache, input: FeedInput): Promise<Tensor<"f32">> {
   const T = input.tokens.length;
   checkOneText(cache, input);
   const decoding = T === 1 && cache.length() > 0 && input.question === undefined && !input.settle;
+  if (!decoding) checkPrompt(cache, input);
   const question = looksFromQueries(cache) ? (input.question?.length ?? 0) : 0;
+  const { overdue } = cache.progress;
+  if (overdue) {
+    cache.progress.overdue = undefined;
+    await shrink(parts, cache, input, { decoding: overdue === "generated", more: true, overdue: true });
+  }
   const pieces: Tensor<"f32">[] = [];
   for (let at = 0; at < T; ) {
     let room = roomOf(cache) - question;
@@ -78,7 +84,12 @@ export async function feed(parts: FeedParts, cache: ModelCache, input: FeedInput
     const logits = Math.max(0, end - Math.max(at, T - input.logits));
     pieces.push(await runStep(parts, cache, batch, logits, input, decoding));
     at = end;
-    await compressIfDue(parts, cache, input, { decoding, more: T - at + input.remaining });
+    try {
+      await compressIfDue(parts, cache, input, { decoding, more: T - at + input.remaining });
+    } catch (error) {
+      if (cache.length() > 0) cache.progress.overdue = decoding ? "generated" : "prompt";
+      throw error;
+    }
   }
   return pieces.length === 1 ? pieces[0] : joinRows([input.logits, parts.decoder.config.vocabSize], pieces);
 }
@@ -97,25 +108,36 @@ async function runStep(
   const known = cache.closesGaps ? 1 : sequenceLength;
   const { batch, scheduleLength } = keepFrequencies(parts, added, cache, known);
   const T = batch.tokens.length;
-  const limit = queriesToHold(cache, decoding, T, questionTail);
-  if (limit > 0) cache.queries.begin(T, limit);
-  else if (cache.queries.length > 0) cache.queries.clear();
-  const observer: StepObserver | undefined =
-    limit > 0 ? { queries: (layer, queries) => cache.queries.capture(layer, queries) } : undefined;
-  cache.scheduleLength = scheduleLength;
-  const result = await decoder.run(batch, cache, scheduleLength, T - logits, { onLayer, observer });
-  if (limit > 0) cache.queries.end(batch.positions);
-  cache.commit(batch);
-  if (decoding) cache.progress.sinceLast += T;
-  if (!decoding && cache.plan.compression?.prefill?.needs.attentionMass) {
-    await addAttentionMass(backend, decoder, cache, T);
+  const mark = cache.mark();
+  const lengthBefore = cache.scheduleLength;
+  try {
+    const limit = queriesToHold(cache, decoding, T, questionTail);
+    if (limit > 0) cache.queries.begin(T, limit, queryRoom(cache));
+    else if (cache.queries.length > 0) cache.queries.clear();
+    const observer: StepObserver | undefined =
+      limit > 0 ? { queries: (layer, queries) => cache.queries.capture(layer, queries) } : undefined;
+    cache.scheduleLength = scheduleLength;
+    const result = await decoder.run(batch, cache, scheduleLength, T - logits, { onLayer, observer });
+    if (limit > 0) cache.queries.end(batch.positions);
+    cache.commit(batch);
+    if (!decoding && cache.plan.compression?.prefill?.needs.attentionMass) {
+      await addAttentionMass(backend, decoder, cache, T);
+    }
+    if (decoding) cache.progress.sinceLast += T;
+    return result;
+  } catch (error) {
+    await settle(backend);
+    cache.abandon();
+    cache.rollBack(mark);
+    cache.queries.dropAfter(mark.nextPosition);
+    cache.scheduleLength = lengthBefore;
+    throw error;
   }
-  return result;
 }
 
 /** Runs tokens that will be forgotten again, at the positions that follow. */
 async function runAside(
-  { decoder }: FeedParts,
+  { decoder, backend }: FeedParts,
   cache: ModelCache,
   tokens: Int32Array,
   observer: StepObserver,
@@ -123,8 +145,19 @@ async function runAside(
   const positions = following(cache.nextPosition, tokens.length);
   const batch = { tokens, positions, segments: new Int32Array(tokens.length) };
   const length = cache.scheduleLength > 0 ? cache.scheduleLength : cache.nextPosition + tokens.length;
-  await decoder.run(batch, cache, length, tokens.length, { observer });
+  try {
+    await decoder.run(batch, cache, length, tokens.length, { observer });
+  } catch (error) {
+    await settle(backend);
+    cache.abandon();
+    throw error;
+  }
   cache.commit(batch);
+}
+
+/** Waits for what was issued before something threw. What fails now fails for the same reason, which is told already. */
+async function settle(backend: Backend): Promise<void> {
+  await Promise.resolve(backend.flush()).catch(() => {});
 }
 
 /** Compresses where the budget is passed, or the interval is over. */
@@ -143,18 +176,27 @@ async function compressIfDue(
     return;
   }
   if (prefill === undefined) return;
-  if (more > 0 && (budget === undefined || runsOnce(prefill))) return;
+  if (more > 0 && compression.once) return;
   const slack = more > 0 || input.settle ? 0 : (compression.decoding?.intervalTokens ?? 0);
   if (budget !== undefined && meanLength(cache) <= budget + slack) return;
   await shrink(parts, cache, input, { decoding, more: more > 0 });
 }
+
+/** Why a cache is compressed. */
+type Shrinking = {
+  readonly decoding: boolean;
+  /** Whether the prompt goes on. */
+  readonly more: boolean;
+  /** Whether it should have been compressed before. */
+  readonly overdue?: boolean;
+};
 
 /** Compresses now, by the policy for prompts or the one for generated tokens. */
 async function shrink(
   parts: FeedParts,
   cache: ModelCache,
   input: FeedInput,
-  { decoding, more }: { readonly decoding: boolean; readonly more: boolean },
+  { decoding, more, overdue = false }: Shrinking,
 ): Promise<void> {
   const { compression } = cache.plan;
   if (compression === undefined) return;
@@ -162,15 +204,20 @@ async function shrink(
   const task = { ...parts, run };
   const { prefill } = compression;
   const asksAtEnd = !more && input.questionTail !== undefined;
-  if (!decoding && prefill && suits(prefill, cache, asksAtEnd || input.question !== undefined)) {
+  const asked = asksAtEnd || input.question !== undefined;
+  const midPrompt = more && compression.once && !overdue;
+  const lacksQuestion = overdue && !asked && prefill !== undefined && needsQuestion(prefill);
+  if (!decoding && !midPrompt && !lacksQuestion && prefill && suits(prefill, cache, asked)) {
     const amount = prefillAmount(cache, prefill);
     if (input.question !== undefined && !asksAtEnd && looksFromQueries(cache)) {
       await compressWithQuestion(parts, task, cache, prefill, amount, input.question);
       return;
     }
     const question = asksAtEnd ? { tokens: input.questionTail ?? 0, forgetFrom: undefined } : undefined;
-    if (question) cache.progress.hadQuestion = true;
     await compressCache(task, cache, { policy: prefill, amount, queries: cache.queries, question });
+    if (question) cache.progress.hadQuestion = true;
+    // Where bytes are promised, the queries of a whole prompt do not stay when nobody will look from them again.
+    if (cache.plan.aside?.promptQueryRows) cache.queries.clear();
     return;
   }
   if (compression.decoding === undefined) return;
@@ -189,14 +236,12 @@ function suits(policy: Policy, cache: ModelCache, asked: boolean): boolean {
     const hasQueries = policy.needs.queries !== Infinity || cache.queries.length >= cache.length();
     return hasQueries && !hasForgotten(cache);
   }
-  if (policy.needs.queries !== "question" && !policy.needs.questionTokens) return true;
+  if (!needsQuestion(policy)) return true;
   return asked || !cache.progress.hadQuestion;
 }
 
-/** Whether the policy for prompts sees queries, so that a question can make a difference to it. */
-function looksFromQueries({ plan }: ModelCache): boolean {
-  const { queries, unrotatedQueries, attentionMass, questionTokens } = plan.compression?.prefill?.needs ?? {};
-  return Boolean(queries || unrotatedQueries || attentionMass || questionTokens);
+function needsQuestion({ needs }: Policy): boolean {
+  return needs.queries === "question" || needs.questionTokens === true;
 }
 
 /** Lets a policy look from a question, which is forgotten afterwards. */
@@ -212,15 +257,24 @@ async function compressWithQuestion(
   const window = new QueryWindow(parts.backend, layers);
   const mark = cache.mark();
   const kept = amount?.compressionRatio === undefined ? amount : { budget: keptCount(amount, cache.length()) };
+  const seen = questionQueries(policy.needs, question.length);
+  let held = 0;
   try {
-    window.begin(question.length, question.length);
-    await task.run(question, { queries: (layer, queries) => window.capture(layer, queries) });
-    window.end(following(mark.nextPosition, question.length));
-    cache.progress.hadQuestion = true;
+    if (seen > 0) window.begin(question.length, seen);
+    held = window.allocatedBytes;
+    cache.holdAside(held);
+    await task.run(question, seen > 0 ? { queries: (layer, queries) => window.capture(layer, queries) } : {});
+    if (seen > 0) window.end(following(mark.nextPosition, question.length));
     const asked = { tokens: question.length, forgetFrom: mark };
     await compressCache(task, cache, { policy, amount: kept, queries: window, question: asked });
+    cache.progress.hadQuestion = true;
+  } catch (error) {
+    await settle(parts.backend);
+    cache.rollBack(mark);
+    throw error;
   } finally {
     window.clear();
+    cache.holdAside(-held);
   }
 }
 
@@ -235,21 +289,15 @@ function prefillAmount(cache: ModelCache, policy: Policy): Amount | undefined {
 
 /** Queries that the policies want to look from after a step. */
 function queriesToHold(cache: ModelCache, decoding: boolean, T: number, questionTail: number): number {
-  const { compression } = cache.plan;
+  const { compression, aside } = cache.plan;
   if (compression === undefined) return 0;
-  // Without a budget, or by some policies, a prompt is compressed once, at its end, and a policy may want all of its queries.
-  const once = compression.budget === undefined || (compression.prefill && runsOnce(compression.prefill));
-  const most = !decoding && once ? cache.queries.length + T : T;
-  const ofPrompt = decoding ? 0 : queriesOf(compression.prefill?.needs, most, T, questionTail);
-  return Math.max(ofPrompt, queriesOf(compression.decoding?.policy.needs, most, T, questionTail));
-}
-
-function queriesOf(needs: PolicyNeeds | undefined, most: number, T: number, questionTail: number): number {
-  if (needs === undefined) return 0;
-  const { queries = 0, unrotatedQueries = 0 } = needs;
-  const rotated = queries === "question" ? questionTail : queries;
-  const held = Math.max(rotated, unrotatedQueries, needs.attentionMass ? T : 0);
-  return held === Infinity ? Math.max(DECODING_QUERIES, most) : held;
+  // A prompt that is compressed once, at its end, may be one that a policy wants all queries of.
+  const whole = compression.once && (aside === undefined || !hasForgotten(cache));
+  const most = !decoding && whole ? cache.queries.length + T : T;
+  const all = Math.max(aside?.heldQueries ?? DECODING_QUERIES, most);
+  const ofPrompt = decoding ? 0 : queriesWanted(compression.prefill?.needs, T, questionTail);
+  const ofDecoding = queriesWanted(compression.decoding?.policy.needs, T, questionTail);
+  return Math.max(...[ofPrompt, ofDecoding].map((wanted) => (wanted === Infinity ? all : wanted)));
 }
 
 /**
@@ -273,35 +321,6 @@ function keepFrequencies(
   }
   if (actions.includes("rerotate")) cache.changeFrequencies(newLength);
   return { batch: added, scheduleLength: newLength };
-}
-
-/** Refuses packed texts, padding and positions of the caller's where rows are let go by order or by score. */
-function checkOneText(cache: ModelCache, { segments, positions }: FeedInput): void {
-  const forgets = cache.plan.compression !== undefined;
-  const rings = cache.plan.layers.some(({ layout }) => layout?.type === "ring");
-  if (!forgets && !rings) return;
-  if (segments.some((segment) => segment !== 0)) {
-    throw new CapabilityError(
-      "forward",
-      "one text without padding in a cache that forgets",
-      { forgetsBy: forgets ? "policy" : "ring" },
-      'Give every text a cache of its own, or make the cache with layout "contiguous" and no policy.',
-    );
-  }
-  if (positions !== undefined && (cache.closesGaps || positions.some((p, t) => p !== positions[0] + t))) {
-    throw new ConfigError("forward", "no positions for a cache that moves or drops rows by them", {
-      closesGaps: cache.closesGaps,
-    });
-  }
-}
-
-function noRoom(cache: ModelCache, question: number): BudgetError {
-  return new BudgetError(
-    "forward",
-    "room for a token and the question beside what must stay",
-    { rows: cache.length(), capacity: cache.plan.capacity, chunk: cache.plan.chunk, question },
-    "Raise prefillChunk or maxBytes, or shorten the question.",
-  );
 }
 
 function following(next: number, count: number): Int32Array {

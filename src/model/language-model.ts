@@ -13,7 +13,8 @@ import type { DecoderWeights } from "./decoder-weights.ts";
 import { type FeedParts, feed } from "./feed.ts";
 import { modelFingerprint } from "./fingerprint.ts";
 import type { GenerationConfig } from "./generation-config.ts";
-import { type CacheOwner, ModelCache } from "./model-cache.ts";
+import { ModelCache } from "./model-cache.ts";
+import type { CacheOwner } from "./model-rows.ts";
 import { shareEqual } from "./share-equal.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -127,7 +128,8 @@ export class DecoderModel {
    * Runs tokens through the model. A cache that forgets, or has rings, takes them in several steps where they are more
    * than it has room for; `onLayer` then sees the steps one by one.
    *
-   * Padding (segment −1) attends to nothing and its logits mean nothing.
+   * Padding (segment −1) attends to nothing and its logits mean nothing. Where a step throws, the cache holds the tokens of
+   * the steps before it.
    *
    * @returns f32 logits: [1, V] for "last", [T, V] for "all", [0, V] for "none"
    * @throws ShapeError when the inputs' lengths differ, there is no token, or an id is outside the vocabulary
@@ -151,10 +153,14 @@ export class DecoderModel {
    * Reads a text into a cache, in chunks where the cache was made for them; a cache with a budget is compressed after
    * every chunk and at the end, so that it never holds more than its budget and one chunk, however long the text is.
    *
+   * Where a step throws, the cache holds what was read before it (`cache.tokensSeen`), and nothing of the question; where a
+   * compression does, the next call compresses first.
+   *
    * @param cache - of this model
    * @param text - text, or token ids, of which there must be at least one
    * @throws ConfigError for an empty text, text without a tokenizer, or a policy that needs a question
-   * @throws BudgetError when the cache has no room for a token and the question
+   * @throws BudgetError when the cache has no room for a token and the question; before anything is computed when its policy
+   * must see the whole text and `maxBytes` do not hold it (`got.promptTokens` says how much they do)
    */
   async prefill(
     cache: ModelCache,
@@ -191,8 +197,9 @@ export class DecoderModel {
   /**
    * A cache filled from a file that `cache.save` wrote (Node, Deno, Bun).
    *
-   * @param options - as the saved cache was made with
+   * @param options - as the saved cache was made with; with a smaller budget the next step forgets what is above it
    * @throws FormatError when the file is damaged, or of another model, tokenizer or kind of cache
+   * @throws BudgetError when the cache has no room for the rows that were saved
    */
   async loadCache(path: string, options: ModelCacheOptions = {}): Promise<ModelCache> {
     const cache = this.createCache(options);

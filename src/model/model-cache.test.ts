@@ -2,7 +2,6 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
 import { tinyLlama } from "../../test/support/tiny-llama.ts";
 import { F32_COMPUTED } from "../../test/support/tolerances.ts";
-import { crc32 } from "../cache/crc32.ts";
 import {
   adaptiveHeads,
   chunkKV,
@@ -376,75 +375,5 @@ describe("operations", () => {
     const fresh = model.createCache({ maxBytes: 30_000 });
     for (const one of [cache, fresh]) await model.prefill(one, text(60, 5));
     expect(await continueText(cache, [4], 12)).toEqual(await continueText(fresh, [4], 12));
-  });
-});
-
-describe("snapshots", () => {
-  it.each<[string, ModelCacheOptions]>([
-    ["nothing forgotten", {}],
-    ["by age, moved", { budget: 18, prefillChunk: 9 }],
-    ["by the last query", { policy: snapKV({ window: 4 }), budget: 18, rerotate: true, prefillChunk: 9 }],
-    ["by queries expected", { policy: expectedAttention(), budget: 18, prefillChunk: 9 }],
-    ["by unequal heads, in pages of int8", { policy: adaptiveHeads(knorm()), maxBytes: 30_000, elements: "int8" }],
-    ["with attention mass", { policy: observedAttention(), budget: 18, prefillChunk: 9 }],
-  ])("restoring and going on gives the same tokens as never having stopped: %s", async (_, options) => {
-    const cache = model.createCache(options);
-    await model.prefill(cache, text(70));
-    await continueText(cache, text(3, 2), 5);
-    const saved: Uint8Array[] = [];
-    for await (const chunk of cache.snapshot()) saved.push(chunk);
-    const restored = model.createCache(options);
-    await restored.restore(saved);
-    expect(restored.report().layers).toEqual(cache.report().layers);
-    const tokens = text(25, 4);
-    expect(await continueText(restored, tokens, 40)).toEqual(await continueText(cache, tokens, 40));
-    expect(restored.report().forgotten).toEqual(cache.report().forgotten);
-  });
-
-  it("of another model are refused, and the cache is as it was", async () => {
-    const other = await loadModel(tinyLlama({ rms_norm_eps: 1e-3 }), { backend: createReferenceBackend() });
-    const saved: Uint8Array[] = [];
-    const cache = model.createCache();
-    await model.prefill(cache, text(9));
-    for await (const chunk of cache.snapshot()) saved.push(chunk);
-    const theirs = other.createCache();
-    await other.prefill(theirs, text(4));
-    await expect(theirs.restore(saved)).rejects.toThrow("a snapshot made with the same config");
-    expect(theirs.length()).toBe(4);
-  });
-
-  it("that contradict themselves are refused, and leave a filled cache empty", async () => {
-    const cache = model.createCache({ budget: 8, prefillChunk: 8 });
-    await model.prefill(cache, text(40));
-    const pieces: Uint8Array[] = [];
-    for await (const chunk of cache.snapshot()) pieces.push(chunk.slice());
-    // Magic, version and length; header; tokens; then the sources of the first layer, whose rows are 8.
-    const sources = pieces.findIndex((piece, n) => n > 2 && piece.length === 8 * 4);
-    new DataView(pieces[sources].buffer).setInt32(0, 39, true);
-    const checksum = pieces.findIndex((piece, n) => n > sources && piece.length === 4);
-    const crc = pieces.slice(0, checksum).reduce((sum, piece) => crc32(piece, sum), 0);
-    new DataView(pieces[checksum].buffer).setUint32(0, crc, true);
-    await expect(cache.restore(pieces)).rejects.toThrow("sources that ascend");
-    expect(cache.length()).toBe(0);
-    expect(cache.tokensSeen).toBe(0);
-  });
-
-  it("damaged anywhere are refused, and leave the cache as it was or empty", async () => {
-    const cache = model.createCache({ budget: 8, prefillChunk: 8 });
-    await model.prefill(cache, text(40));
-    const pieces: Uint8Array[] = [];
-    for await (const chunk of cache.snapshot()) pieces.push(chunk);
-    const whole = new Uint8Array(await new Blob(pieces as BlobPart[]).arrayBuffer());
-    const target = model.createCache({ budget: 8, prefillChunk: 8 });
-    for (let at = 0; at < whole.length; at += 97) {
-      const damaged = whole.slice();
-      damaged[at] ^= 1 + (at % 255);
-      await expect(target.restore([damaged]), `byte ${at}`).rejects.toMatchObject({ code: "PHASOR_FORMAT" });
-      await expect(target.restore([whole.subarray(0, at)])).rejects.toMatchObject({ code: "PHASOR_FORMAT" });
-      expect(target.length()).toBe(0);
-      expect(target.tokensSeen).toBe(0);
-    }
-    await target.restore([whole]);
-    expect(target.length()).toBe(8);
   });
 });

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
+import { failingBackend } from "../../test/support/failing-backend.ts";
 import { createReferenceBackend } from "../engine/index.ts";
 import { f32 } from "../tensor.ts";
 import { QueryWindow } from "./query-window.ts";
@@ -10,8 +11,8 @@ const SHAPES = [
 ];
 
 /** One step through a window: queries that tell their token, layer and number. */
-function step(window: QueryWindow, first: number, T: number, limit: number): void {
-  window.begin(T, limit);
+function step(window: QueryWindow, first: number, T: number, limit: number, room?: number): void {
+  window.begin(T, limit, room);
   for (const [layer, { heads, headDim }] of SHAPES.entries()) {
     const width = heads * headDim;
     const numbers = Array.from({ length: T * width }, (_, n) => first + Math.floor(n / width) + layer / 10);
@@ -82,3 +83,43 @@ it("gives its memory back when it is cleared, unless a fork holds it", () => {
   expect([window.length, window.allocatedBytes]).toEqual([0, 0]);
   expect(tokensOf(fork)).toEqual([0, 1, 2, 3]);
 });
+
+it("takes memory once where it is told how much, and keeps within it", () => {
+  const window = new QueryWindow(createReferenceBackend(), SHAPES);
+  for (const [first, T] of [
+    [0, 3],
+    [3, 1],
+    [4, 2],
+    [6, 4],
+    [10, 1],
+  ]) {
+    step(window, first, T, 4, 8);
+    expect(window.allocatedBytes).toBe(8 * (2 * 3 + 5) * 4);
+  }
+  expect(tokensOf(window)).toEqual([7, 8, 9, 10]);
+  window.restore(window.positions.slice(), window.rotatedAt.slice(), restored(4), 3);
+  expect(window.allocatedBytes).toBe(3 * (2 * 3 + 5) * 4);
+  expect(tokensOf(window)).toEqual([8, 9, 10]);
+});
+
+it("a step whose memory cannot be had leaves what stays anyway, and so does one that is taken back", () => {
+  const failing = failingBackend(createReferenceBackend());
+  const window = new QueryWindow(failing.backend, SHAPES);
+  step(window, 0, 3, 4);
+  failing.failAfter(1);
+  expect(() => window.begin(2, 6)).toThrow("broken: allocate");
+  expect(tokensOf(window)).toEqual([0, 1, 2]);
+  step(window, 3, 2, 6);
+  window.dropAfter(4);
+  expect(tokensOf(window)).toEqual([0, 1, 2, 3]);
+  failing.failAfter(0);
+  expect(() => window.begin(50, 50)).toThrow("broken: allocate");
+  expect([window.length, window.allocatedBytes]).toEqual([0, 0]);
+});
+
+/** Saved rows of the tokens from 7 on. */
+function restored(T: number): Float32Array[] {
+  return SHAPES.map(({ heads, headDim }, layer) =>
+    Float32Array.from({ length: T * heads * headDim }, (_, n) => 7 + Math.floor(n / (heads * headDim)) + layer / 10),
+  );
+}

@@ -62,14 +62,17 @@ export class QueryWindow {
    * Makes room for a step of T tokens.
    *
    * @param limit - rows to hold after it at most
+   * @param room - rows to take memory for, which is then kept; unless told, as many as `limit` needs
    */
-  begin(T: number, limit: number): void {
+  begin(T: number, limit: number, room?: number): void {
     const count = Math.min(T, limit);
     const kept = Math.min(this.length, limit - count);
+    if (kept === 0) this.#forgetRows(); // also where memory for new ones is not to be had
     const end = this.#start + this.length;
-    const wanted = kept === 0 ? count : 2 * limit;
+    const wanted = room ?? (kept === 0 ? count : 2 * limit);
     const fits = this.#buffer !== undefined && this.#buffer.holders === 1 && this.#buffer.capacity >= wanted;
-    const tooLarge = this.#buffer !== undefined && this.#buffer.capacity > 4 * Math.max(limit, count);
+    const most = room ?? 4 * Math.max(limit, count);
+    const tooLarge = this.#buffer !== undefined && this.#buffer.capacity > most;
     if (!fits || tooLarge) this.#move(Math.max(wanted, kept + count), end - kept, kept);
     else if (end + count > (this.#buffer as Shared).capacity) this.#shift(end - kept, kept);
     else this.#start = end - kept;
@@ -92,27 +95,39 @@ export class QueryWindow {
     this.#rotatedAt = concatenate(this.#rotatedAt, added);
   }
 
+  /** Forgets the queries at a position or behind it, which are the last ones. */
+  dropAfter(position: number): void {
+    const kept = this.#positions.filter((at) => at < position).length;
+    this.#positions = this.#positions.subarray(0, kept);
+    this.#rotatedAt = this.#rotatedAt.subarray(0, kept);
+  }
+
   /** Says that the tokens have moved together, by this much. */
   shift(by: number): void {
     this.#positions = this.#positions.map((position) => position + by);
   }
 
-  /** Puts saved rows in place. */
-  restore(positions: Int32Array, rotatedAt: Int32Array, layers: readonly Float32Array[]): void {
+  /**
+   * Puts saved rows in place.
+   *
+   * @param room - rows to take memory for; the last rows are kept that it holds. As many as there are unless told.
+   */
+  restore(positions: Int32Array, rotatedAt: Int32Array, layers: readonly Float32Array[], room?: number): void {
     this.clear();
-    if (positions.length === 0) return;
-    this.begin(positions.length, positions.length);
-    for (const [layer, data] of layers.entries()) (this.#buffer as Shared).tensors[layer].data.set(data);
-    this.#positions = positions;
-    this.#rotatedAt = rotatedAt;
+    const skip = Math.max(0, positions.length - (room ?? Infinity));
+    if (positions.length === skip) return;
+    this.begin(positions.length - skip, positions.length - skip, room);
+    for (const [layer, data] of layers.entries()) {
+      const width = data.length / positions.length;
+      (this.#buffer as Shared).tensors[layer].data.set(data.subarray(skip * width));
+    }
+    this.#positions = positions.slice(skip);
+    this.#rotatedAt = rotatedAt.slice(skip);
   }
 
   clear(): void {
     this.#release();
-    this.#buffer = undefined;
-    this.#start = 0;
-    this.#positions = new Int32Array(0);
-    this.#rotatedAt = new Int32Array(0);
+    this.#forgetRows();
   }
 
   /** A window of the same queries, which shares their memory until one of the two writes. */
@@ -126,11 +141,24 @@ export class QueryWindow {
     return fork;
   }
 
+  #forgetRows(): void {
+    this.#start = 0;
+    this.#positions = new Int32Array(0);
+    this.#rotatedAt = new Int32Array(0);
+  }
+
   /** Into a new buffer. */
   #move(capacity: number, from: number, count: number): void {
-    const tensors = this.#shapes.map(({ heads, headDim }) => this.#backend.allocate([capacity, heads * headDim]));
+    if (count === 0) this.#release();
     const old = this.#buffer;
-    for (const [layer, to] of tensors.entries()) if (old) this.#copyRows(to, 0, old.tensors[layer], from, count);
+    const tensors: Tensor<"f32">[] = [];
+    try {
+      for (const { heads, headDim } of this.#shapes) tensors.push(this.#backend.allocate([capacity, heads * headDim]));
+      for (const [layer, to] of tensors.entries()) if (old) this.#copyRows(to, 0, old.tensors[layer], from, count);
+    } catch (error) {
+      for (const tensor of tensors) this.#backend.release(tensor);
+      throw error;
+    }
     this.#release();
     this.#buffer = { tensors, capacity, holders: 1 };
     this.#start = 0;
@@ -147,9 +175,11 @@ export class QueryWindow {
   }
 
   #release(): void {
-    if (this.#buffer === undefined) return;
-    this.#buffer.holders--;
-    if (this.#buffer.holders === 0) for (const tensor of this.#buffer.tensors) this.#backend.release(tensor);
+    const buffer = this.#buffer;
+    this.#buffer = undefined;
+    if (buffer === undefined) return;
+    buffer.holders--;
+    if (buffer.holders === 0) for (const tensor of buffer.tensors) this.#backend.release(tensor);
   }
 }
 

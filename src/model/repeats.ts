@@ -7,80 +7,145 @@
 
 import { headMajorRows, type PolicyNeeds, type RepeatPass, tokenMajorRows } from "../compress/index.ts";
 import type { Backend } from "../engine/index.ts";
+import { BudgetError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
 import type { RepeatOptions } from "./cache-options.ts";
 import type { Decoder, StepObserver } from "./decoder.ts";
 import type { ModelCache } from "./model-cache.ts";
 import { observeRows } from "./observe.ts";
 import { QueryWindow } from "./query-window.ts";
+import { PART_TOKENS, repeatBytes } from "./repeat-size.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Runs tokens behind a cache, which they are appended to. */
 export type RunTokens = (tokens: Int32Array, observer: StepObserver) => Promise<void>;
 
-const CHUNK_TOKENS = 2048;
+/** What repeating needs of a model. */
+export type RepeatParts = {
+  readonly decoder: Decoder;
+  readonly backend: Backend;
+  readonly tokenizer: Tokenizer | undefined;
+};
+
+/** A part of the context, and the tokens that are fed for it. */
+type Part = { readonly start: number; readonly end: number; readonly tokens: Int32Array };
+
 /** Tokens of the part before that a request names. */
 const BEFORE_TOKENS = 8;
 
 /**
  * Feeds the context once more.
  *
- * @param cache - holds every token of the context; the same afterwards
+ * @param cache - holds every token of the context; the same afterwards, also where it throws
  * @param needs - `repeats` says in which form, `inputNorms` whether norms are wanted
- * @returns [L] passes
+ * @returns [L] passes, and the bytes that they are, which the cache was told to hold aside
+ * @throws BudgetError where bytes were promised and do not hold it
  */
 export async function repeatContext(
-  parts: { readonly decoder: Decoder; readonly backend: Backend; readonly tokenizer: Tokenizer | undefined },
+  parts: RepeatParts,
   cache: ModelCache,
   needs: PolicyNeeds,
-  options: RepeatOptions,
   run: RunTokens,
-): Promise<RepeatPass[][]> {
-  const { decoder, backend } = parts;
-  const { layers } = decoder.config;
-  const context = cache.tokens.slice(0, cache.tokens.length).slice();
-  const chunk = needs.repeats === "whole" ? context.length : (options.chunkTokens ?? CHUNK_TOKENS);
-  const passes: RepeatPass[][] = layers.map(() => []);
-  for (let start = 0, index = 0; start < context.length; start += chunk, index++) {
-    const end = Math.min(context.length, start + chunk);
-    const part = context.subarray(start, end);
-    const before = context.subarray(Math.max(0, start - BEFORE_TOKENS), start);
-    const tokens =
-      needs.repeats === "whole" ? part : tokensFor(parts.tokenizer, options, { index, tokens: part, before });
-    const window = new QueryWindow(backend, layers);
-    const inputs: Tensor<"f32">[] = [];
-    window.begin(tokens.length, tokens.length);
-    const mark = cache.mark();
-    try {
-      await run(Int32Array.from(tokens), {
-        queries: (layer, queries) => window.capture(layer, queries),
-        ...(needs.inputNorms && { inputs: (layer, x) => keepInputs(backend, inputs, layer, x) }),
-      });
-      window.end(Int32Array.from(tokens, (_, t) => mark.nextPosition + t));
-      for (const [layer, config] of layers.entries()) {
-        const { heads, kvHeads, headDim } = config;
-        const { keys } = observeRows(cache, config, layer, layers.length);
-        const repeated = new Float32Array(kvHeads * tokens.length * headDim);
-        for (let head = 0; head < kvHeads; head++) {
-          for (let t = 0; t < tokens.length; t++) {
-            const from = keys.starts[head] + (mark.tokens + t) * keys.stride;
-            repeated.set(keys.data.subarray(from, from + headDim), (head * tokens.length + t) * headDim);
-          }
-        }
-        passes[layer].push({
-          ...{ start, end },
-          queries: tokenMajorRows(window.layer(layer).data.slice() as Float32Array, heads, headDim),
-          keys: headMajorRows(repeated, kvHeads, headDim),
-          ...(needs.inputNorms && { inputNorms: rowNorms(inputs[layer]) }),
-        });
-      }
-    } finally {
-      window.clear();
-      for (const tensor of inputs) backend.release(tensor);
-      cache.rollBack(mark);
+): Promise<{ readonly passes: RepeatPass[][]; readonly bytes: number }> {
+  const { config } = parts.decoder;
+  const repeated = repeatedParts(parts.tokenizer, cache, needs);
+  checkBytes(parts, cache, needs, repeated);
+  const passes: RepeatPass[][] = config.layers.map(() => []);
+  let bytes = 0;
+  try {
+    for (const part of repeated) {
+      await repeatPart(parts, cache, needs, run, part, passes);
+      const added = repeatBytes(config, needs, { repeatTokens: 0, totalTokens: part.tokens.length });
+      bytes += added;
+      cache.holdAside(added);
     }
+  } catch (error) {
+    cache.holdAside(-bytes);
+    throw error;
   }
-  return passes;
+  return { passes, bytes };
+}
+
+/** The parts of the context that a cache was given. */
+function repeatedParts(tokenizer: Tokenizer | undefined, cache: ModelCache, needs: PolicyNeeds): Part[] {
+  const { plan, options } = cache;
+  const { repeat = {} } = options;
+  const context = cache.tokens.slice(0, cache.tokens.length).slice();
+  const whole = needs.repeats === "whole";
+  const size = whole ? context.length : (repeat.chunkTokens ?? plan.aside?.repeat.partTokens ?? PART_TOKENS);
+  return Array.from({ length: Math.ceil(context.length / size) }, (_, index) => {
+    const [start, end] = [index * size, Math.min(context.length, (index + 1) * size)];
+    const tokens = context.subarray(start, end);
+    const before = context.subarray(Math.max(0, start - BEFORE_TOKENS), start);
+    return {
+      ...{ start, end },
+      tokens: whole ? tokens : Int32Array.from(tokensFor(tokenizer, repeat, { index, tokens, before })),
+    };
+  });
+}
+
+async function repeatPart(
+  { decoder, backend }: RepeatParts,
+  cache: ModelCache,
+  needs: PolicyNeeds,
+  run: RunTokens,
+  { start, end, tokens }: Part,
+  passes: readonly RepeatPass[][],
+): Promise<void> {
+  const { layers } = decoder.config;
+  const window = new QueryWindow(backend, layers);
+  const inputs: Tensor<"f32">[] = [];
+  const mark = cache.mark();
+  let held = 0;
+  try {
+    window.begin(tokens.length, tokens.length);
+    held = repeatBytes(decoder.config, needs, { repeatTokens: tokens.length, totalTokens: 0 });
+    cache.holdAside(held);
+    await run(tokens, {
+      queries: (layer, queries) => window.capture(layer, queries),
+      ...(needs.inputNorms && { inputs: (layer, x) => keepInputs(backend, inputs, layer, x) }),
+    });
+    window.end(tokens.map((_, t) => mark.nextPosition + t));
+    for (const [layer, config] of layers.entries()) {
+      const { heads, kvHeads, headDim } = config;
+      const { keys } = observeRows(cache, config, layer, layers.length);
+      const repeated = new Float32Array(kvHeads * tokens.length * headDim);
+      for (let head = 0; head < kvHeads; head++) {
+        for (let t = 0; t < tokens.length; t++) {
+          const from = keys.starts[head] + (mark.tokens + t) * keys.stride;
+          repeated.set(keys.data.subarray(from, from + headDim), (head * tokens.length + t) * headDim);
+        }
+      }
+      passes[layer].push({
+        ...{ start, end },
+        queries: tokenMajorRows(window.layer(layer).data.slice() as Float32Array, heads, headDim),
+        keys: headMajorRows(repeated, kvHeads, headDim),
+        ...(needs.inputNorms && { inputNorms: rowNorms(inputs[layer]) }),
+      });
+    }
+  } finally {
+    window.clear();
+    for (const tensor of inputs) if (tensor) backend.release(tensor);
+    cache.rollBack(mark);
+    cache.holdAside(-held);
+  }
+}
+
+/** Refuses a repeat that the promised bytes do not hold. Where the requests are those in words, they were counted. */
+function checkBytes({ decoder }: RepeatParts, cache: ModelCache, needs: PolicyNeeds, repeated: readonly Part[]): void {
+  const { aside } = cache.plan;
+  if (aside === undefined) return;
+  const repeatTokens = Math.max(...repeated.map(({ tokens }) => tokens.length));
+  const totalTokens = repeated.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  const fitsRows = cache.length() + repeatTokens <= aside.promptTokens + aside.repeat.repeatTokens;
+  const bytes = repeatBytes(decoder.config, needs, { repeatTokens, totalTokens });
+  if (fitsRows && bytes <= repeatBytes(decoder.config, needs, aside.repeat)) return;
+  throw new BudgetError(
+    "compress",
+    "the context fed once more within maxBytes",
+    { tokens: cache.length(), repeatTokens, totalTokens, planned: aside.repeat, maxBytes: cache.options.maxBytes },
+    "Raise repeat.requestTokens to what a request takes, or maxBytes.",
+  );
 }
 
 function tokensFor(

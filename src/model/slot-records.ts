@@ -77,7 +77,13 @@ class RecordLane {
     if (this.#room === "any" && 2 * this.length < room) this.#resize(this.length);
   }
 
+  crop(length: number): void {
+    this.length = Math.max(0, length);
+    if (this.#room === "pages") this.#resize(wholePages(this.length));
+  }
+
   drop(count: number): void {
+    if (count <= 0) return;
     for (const column of this.#columns) column.copyWithin(0, count, this.length);
     this.length -= count;
   }
@@ -159,6 +165,14 @@ export class SlotRecords {
     }
   }
 
+  /** After the last rows of a layer were taken back: forgets what its rows do not reach. */
+  fit<View extends KeyValues>(layer: number, count: number, cache: PositionedCache<View>): void {
+    for (const [head, lane] of this.#layers[layer].entries()) {
+      lane.crop(lane.length - count);
+      lane.drop(lane.length - cache.length(layer, head)); // what a ring has let go
+    }
+  }
+
   /** Keeps chosen slots of every head; lists that differ give every head records of its own. */
   keep(layer: number, kept: readonly Int32Array[], ragged: boolean): void {
     const lanes = this.#layers[layer];
@@ -212,6 +226,13 @@ export class SlotRecords {
     }));
   }
 
+  /** Where a column of a head's attention mass is among those of all heads together. */
+  columnTogether(layer: number, head: number, column: number): number {
+    const { heads, kvHeads } = this.#options.layers[layer];
+    const group = heads / kvHeads;
+    return column < group ? head * group + column : heads + head;
+  }
+
   /** Columns of attention mass that a lane has. */
   massColumns(layer: number, perHead: boolean): number {
     if (!this.#options.mass) return 0;
@@ -247,7 +268,10 @@ export class SlotRecords {
   }
 }
 
-/** Bytes of the records of one slot in all layers, where every head has its own. */
+/**
+ * Bytes of the records of one slot in all layers, where every head has its own: with attention mass twice, because what a
+ * step adds is there beside the sums.
+ */
 export function recordBytesPerSlot({ layers, mass }: Pick<RecordOptions, "layers" | "mass">): number {
-  return layers.reduce((sum, { heads, kvHeads }) => sum + 4 * kvHeads + (mass ? 8 * (heads + kvHeads) : 0), 0);
+  return layers.reduce((sum, { heads, kvHeads }) => sum + 4 * kvHeads + (mass ? 16 * (heads + kvHeads) : 0), 0);
 }

@@ -10,6 +10,8 @@ import type { Parameters } from "./parameters.ts";
 
 /** Where the last checkpoint of a run lives. */
 export interface CheckpointStore {
+  /** What messages call it, such as its path; "checkpoint" when absent. */
+  readonly name?: string;
   /** The present checkpoint; undefined when there is none. */
   read(): Promise<Uint8Array | undefined>;
   /** Replaces the checkpoint: whoever reads, even after a crash, finds the old one or the new one, whole. */
@@ -30,7 +32,7 @@ export type RunState = {
 };
 
 const KEY = "phasor_training";
-const WHERE = "resume";
+const NAME = "checkpoint";
 
 /** The parts of a checkpoint and what they are called in it. */
 function partsOf(parameters: Parameters): readonly (readonly [string, Tensor<"f32">])[] {
@@ -53,20 +55,26 @@ export function encodeCheckpoint(parameters: Parameters, recipe: Recipe, state: 
 /**
  * Puts a run back to where a file says it was.
  *
+ * @param name - of the file, for messages
  * @returns the progress
  * @throws ConfigError naming what differs when the file is of a run with another recipe
  * @throws FormatError when it is damaged or not a checkpoint; nothing has been changed then
  */
-export async function restoreCheckpoint(bytes: Uint8Array, parameters: Parameters, recipe: Recipe): Promise<RunState> {
-  const file = await openSafetensors(createMemorySource("checkpoint", bytes));
-  const state = readState(file.metadata.get(KEY), recipe);
+export async function restoreCheckpoint(
+  bytes: Uint8Array,
+  parameters: Parameters,
+  recipe: Recipe,
+  name: string = NAME,
+): Promise<RunState> {
+  const file = await openSafetensors(createMemorySource(name, bytes));
+  const state = readState(name, file.metadata.get(KEY), recipe);
   const read: [Float32Array, Float32Array][] = [];
   for (const [part, whole] of partsOf(parameters)) {
-    for (const [name, { shape, data }] of parameters.entriesOf(whole)) {
-      const stored = await file.read(`${part}.${name}`);
+    for (const [tensor, { shape, data }] of parameters.entriesOf(whole)) {
+      const stored = await file.read(`${part}.${tensor}`);
       if (stored.dtype !== "f32" || stored.shape.join() !== shape.join()) {
         const got = { dtype: stored.dtype, shape: stored.shape };
-        throw new FormatError("checkpoint", `${part}.${name} must be f32 [${shape.join(", ")}]`, got);
+        throw new FormatError(name, `${part}.${tensor} must be f32 [${shape.join(", ")}]`, got);
       }
       read.push([data, stored.data]);
     }
@@ -75,31 +83,31 @@ export async function restoreCheckpoint(bytes: Uint8Array, parameters: Parameter
   return state;
 }
 
-function readState(text: string | undefined, recipe: Recipe): RunState {
+function readState(name: string, text: string | undefined, recipe: Recipe): RunState {
   const hint = "It is not a checkpoint of phasor train.";
-  if (text === undefined) throw new FormatError("checkpoint", `metadata ${KEY}`, {}, hint);
+  if (text === undefined) throw new FormatError(name, `metadata ${KEY}`, {}, hint);
   let stored: { state?: Partial<RunState>; recipe?: Recipe };
   try {
     stored = JSON.parse(text);
   } catch {
-    throw new FormatError("checkpoint", `metadata ${KEY} in JSON`, {}, hint);
+    throw new FormatError(name, `metadata ${KEY} in JSON`, {}, hint);
   }
   const { step, tokens, seconds } = stored?.state ?? {};
   if (!(Number.isSafeInteger(step) && Number(tokens) >= 0 && Number(seconds) >= 0) || !stored.recipe) {
-    throw new FormatError("checkpoint", `metadata ${KEY} with step, tokens, seconds and recipe`, {
+    throw new FormatError(name, `metadata ${KEY} with step, tokens, seconds and recipe`, {
       state: stored?.state,
     });
   }
-  compareRecipes(stored.recipe, recipe);
+  compareRecipes(name, stored.recipe, recipe);
   return { step: Number(step), tokens: Number(tokens), seconds: Number(seconds) };
 }
 
-function compareRecipes(stored: Recipe, present: Recipe): void {
+function compareRecipes(name: string, stored: Recipe, present: Recipe): void {
   for (const key of new Set([...Object.keys(stored), ...Object.keys(present)])) {
     const [before, now] = [JSON.stringify(stored[key]), JSON.stringify(present[key])];
     if (before === now) continue;
     const got = { [key]: present[key], checkpoint: stored[key] };
-    throw new ConfigError(WHERE, `${key} as the run began with`, got, "Repeat the same options, or begin a new run.");
+    throw new ConfigError(name, `${key} as the run began with`, got, "Repeat the same options, or begin a new run.");
   }
 }
 

@@ -16,6 +16,7 @@ const CHUNK_BYTES = 2 ** 26;
  */
 export function createCheckpointFile(path: string): CheckpointStore {
   return {
+    name: path,
     read: async () => {
       try {
         await stat(path);
@@ -45,7 +46,7 @@ export async function writeModelFolder(path: string, files: ReadonlyMap<string, 
 export async function writeAtomically(path: string, bytes: Uint8Array): Promise<void> {
   const beside = `${path}.part`;
   try {
-    await mkdir(dirname(path), { recursive: true });
+    await makeFolder(dirname(path));
     const file = await open(beside, "w");
     try {
       for (let at = 0; at < bytes.length; at += CHUNK_BYTES) await file.writeFile(bytes.subarray(at, at + CHUNK_BYTES));
@@ -61,6 +62,24 @@ export async function writeAtomically(path: string, bytes: Uint8Array): Promise<
   }
 }
 
+/**
+ * Makes a folder and those it lies in, where they are missing. (Node's own way never returns in places where nothing can be
+ * made, such as /proc.)
+ */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path);
+  } catch (error) {
+    const there = await stat(path).catch(() => undefined);
+    if (there?.isDirectory()) return;
+    const parent = dirname(path);
+    const isParentMissing = (await stat(parent).catch(() => undefined)) === undefined;
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT" || parent === path || !isParentMissing) throw error;
+    await makeFolder(parent);
+    await mkdir(path);
+  }
+}
+
 /** The new name must survive a power failure, too. */
 async function syncFolder(path: string): Promise<void> {
   if (process.platform === "win32") return; // folders cannot be opened there
@@ -72,7 +91,8 @@ async function syncFolder(path: string): Promise<void> {
   }
 }
 
-function failed(path: string, error: unknown): ConfigError {
+/** What the system refused, as an error that names the file. */
+export function failed(path: string, error: unknown): ConfigError {
   const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
   return new ConfigError(path, "a file that can be read and written", { error: code }, "Check path, rights and space.");
 }

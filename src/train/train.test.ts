@@ -222,7 +222,7 @@ describe("checkpoints", () => {
       checkpoint: { store, everySteps: 1, resume: true },
     } as const;
     await expect(train(await optionsOf(changes))).rejects.toThrow(
-      "resume: steps as the run began with; got steps=3, checkpoint=2. Repeat the same options, or begin a new run.",
+      "checkpoint: steps as the run began with; got steps=3, checkpoint=2. Repeat the same options, or begin a new run.",
     );
   });
 

@@ -44,9 +44,10 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const stored = await checkpoint?.store.read();
   if (stored && !checkpoint?.resume) {
     const hint = "Resume it, take it away, or name another.";
-    throw new ConfigError("train", "no checkpoint where the run's is to go", {}, hint);
+    const { name } = checkpoint?.store ?? {};
+    throw new ConfigError("train", "no checkpoint where the run's is to go", name === undefined ? {} : { name }, hint);
   }
-  if (stored) state = await restoreCheckpoint(stored, model.parameters, recipe);
+  if (stored) state = await restoreCheckpoint(stored, model.parameters, recipe, checkpoint?.store.name);
 
   const run = new Run(options);
   let loss: number | undefined;
