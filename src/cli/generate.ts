@@ -6,7 +6,7 @@ import { buffer as readAll } from "node:stream/consumers";
 import { type Command, Option } from "commander";
 import { parsePolicy } from "../compress/index.ts";
 import { createBackend, type DecoderBackendName } from "../engine/index.ts";
-import { BudgetError, CapabilityError, ConfigError, FormatError, PhasorError } from "../errors.ts";
+import { BudgetError, ConfigError, type ErrorValues, FormatError, PhasorError } from "../errors.ts";
 import { createSampler, type GenerationSummary, generate, type SamplerOptions } from "../generate/index.ts";
 import {
   type DecoderModel,
@@ -110,7 +110,11 @@ export function addGenerateCommand(program: Command): void {
       wholeNumber(1),
     )
     .option("--save-cache <path>", "keep the cache in a file: after the prompt with --ask, else at the end", parseText)
-    .option("--load-cache <path>", "go on from a cache that was kept; the cache options must be the same", parseText);
+    .option(
+      "--load-cache <path>",
+      "go on from a cache that was kept, with the same --cache-dtype and room for its rows",
+      parseText,
+    );
   addBackendOptions(command)
     .addHelpText(
       "after",
@@ -248,14 +252,10 @@ async function readCache(model: DecoderModel, path: string, options: ModelCacheO
   const cache = model.createCache(options);
   try {
     await cache.load(path);
+    return cache;
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    const disagrees = error instanceof BudgetError || error instanceof CapabilityError || error instanceof ConfigError;
-    if (disagrees) {
-      const reason = error.message.replace(/\.$/, "");
-      const hint = "Give --budget, --policy, --max-cache-bytes and the other cache options as they were then.";
-      throw new ConfigError(path, `the options that the cache was saved with: ${reason}`, {}, hint);
-    }
+    if (error instanceof BudgetError) throw noRoom(path, error.got);
     if (error instanceof FormatError && error.got.kind !== undefined) {
       const got = { "cache-dtype": options.elements ?? "f32" };
       const hint = "Give --model and --cache-dtype as the cache was saved with.";
@@ -264,19 +264,25 @@ async function readCache(model: DecoderModel, path: string, options: ModelCacheO
     if (code === undefined || error instanceof PhasorError) throw error;
     throw new ConfigError("generate", "the cache file must be readable", { file: path, error: code });
   }
-  checkHeld(cache, path);
-  return cache;
 }
 
-/** Refuses more rows than the options would ever leave. */
-function checkHeld(cache: ModelCache, path: string): void {
-  const { budget, decoding } = cache.plan.compression ?? {};
-  if (budget === undefined || decoding === undefined) return;
-  const heads = cache.report().layers.flat();
-  const rows = heads.reduce((sum, head) => sum + head.rows, 0) / heads.length;
-  if (rows <= budget + decoding.intervalTokens) return;
-  const hint = "Give --budget or --max-cache-bytes as the cache was saved with, or a larger one.";
-  throw new ConfigError(path, "a cache within the budget", { rows: Math.round(rows), budget }, hint);
+/** The model's refusal in the command line's words. */
+function noRoom(path: string, got: ErrorValues): BudgetError {
+  const { savedRows, savedBudget, savedMaxBytes, budget, prefillChunk, maxBytes } = got;
+  const values = {
+    savedRows,
+    savedBudget,
+    savedMaxBytes,
+    budget,
+    "prefill-chunk": prefillChunk,
+    "max-cache-bytes": maxBytes,
+  };
+  return new BudgetError(
+    path,
+    "a cache with room for the rows that were saved",
+    Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)),
+    "Give --budget or --max-cache-bytes as the cache was saved with, or a larger --prefill-chunk.",
+  );
 }
 
 async function load(settings: GenerateSettings, signal: AbortSignal): Promise<DecoderModel> {
