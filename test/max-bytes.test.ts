@@ -146,7 +146,7 @@ it.each<[string, ModelCacheOptions, string]>([
     // 144 rows of 368 bytes in pages; a query of 320; 61 tokens once more, each 320 while it is fed and 480 as it is kept.
     { policy: compress.kvCompose(), budget: 60 },
     "createCache: maxBytes must hold a prompt longer than the budget, all of which the policy must see, in every layer; got " +
-      'maxBytes=20000, neededBytes=102112, tokens=61, policy="kvCompose". Raise maxBytes, lower budget or prefillChunk, or ' +
+      'maxBytes=20000, neededBytes=106016, tokens=61, policy="kvCompose". Raise maxBytes, lower budget or prefillChunk, or ' +
       "choose int8 or int4 elements.",
   ],
 ])("refuses %s, with the reason", (_, options, message) => {

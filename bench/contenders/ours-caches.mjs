@@ -57,8 +57,8 @@ export const compressionFormulations = ({ dims }, backend) => {
         ...(options.policy !== undefined && {
           notes: async () => {
             const kept = options.budget ?? Math.round(tokens * (1 - options.compressionRatio));
-            if (Math.abs(cache.meanLength() - kept) > 1) {
-              throw new Error(`${name} kept ${cache.meanLength()} of ${tokens} tokens instead of ${kept}`);
+            if (Math.abs(cache.length() - kept) > 1) {
+              throw new Error(`${name} kept ${cache.length()} of ${tokens} tokens instead of ${kept}`);
             }
             const shares = [];
             while (shares.length < 3) shares.push(await compressingShare(model, createCache(), text, chunk));

@@ -5,13 +5,14 @@
  */
 
 import { checkRange, checkWhole } from "./check-options.ts";
-import { choleskyFactor, inverseForm } from "./cholesky.ts";
+import { choleskyFactor, choleskyInverse } from "./cholesky.ts";
 import { withSinks } from "./expected-attention.ts";
 import { futureQueries } from "./future-queries.ts";
 import { groupMean } from "./group-mean.ts";
-import { groupOf, type Observation } from "./observation.ts";
+import { groupOf, type HeadRows, type Observation } from "./observation.ts";
 import { type ScorePolicy, scorePolicy } from "./policy.ts";
-import { dot, largest, norm } from "./vectors.ts";
+import { addOuterProducts, quadraticForms, rowProducts } from "./row-products.ts";
+import { largest, norm } from "./vectors.ts";
 
 /** Options of {@link capKV}. */
 export type CapKVOptions = {
@@ -57,26 +58,24 @@ function capacity(
 ): Float64Array {
   const { keys, values } = observation;
   const kvHead = Math.floor(head / groupOf(observation));
-  const T = Math.max(0, keys.lengths[kvHead] - sinks);
+  const count = Math.max(0, keys.lengths[kvHead] - sinks);
+  const behindSinks = ({ data, starts, stride }: HeadRows) => {
+    return { data, start: starts[kvHead] + sinks * stride, stride, count };
+  };
+  const ofKeys = behindSinks(keys);
   const meanNorm = norm(mean, 0, mean.length) || 1;
-  const cosines = Float64Array.from({ length: T }, (_, t) => {
-    const at = keys.starts[kvHead] + (sinks + t) * keys.stride;
-    return dot(mean, 0, keys.data, at, keys.dim) / (meanNorm * (norm(keys.data, at, keys.dim) || 1));
-  });
+  const cosines = rowProducts(mean, 1, keys.dim, ofKeys);
+  for (let t = 0; t < count; t++) {
+    cosines[t] /= meanNorm * (norm(keys.data, ofKeys.start + t * keys.stride, keys.dim) || 1);
+  }
   const max = largest([cosines]);
   const weights = cosines.map((cosine) => Math.exp(tau * (cosine - max)));
 
   const D = values.dim;
-  const rows = Array.from({ length: T }, (_, t) => {
-    const at = values.starts[kvHead] + (sinks + t) * values.stride;
-    return Float64Array.from(values.data.subarray(at, at + D));
-  });
+  const ofValues = behindSinks(values);
   const matrix = new Float64Array(D * D);
   for (let i = 0; i < D; i++) matrix[i * D + i] = 1;
-  for (const [t, v] of rows.entries()) {
-    const weight = weights[t] + epsilon;
-    for (let i = 0; i < D; i++) for (let j = 0; j <= i; j++) matrix[i * D + j] += weight * v[i] * v[j];
-  }
-  const lower = choleskyFactor(matrix, D);
-  return weights.map((weight, t) => weight * inverseForm(lower, D, rows[t]));
+  addOuterProducts(matrix, D, ofValues, { weights: weights.map((weight) => weight + epsilon) });
+  const forms = quadraticForms(choleskyInverse(choleskyFactor(matrix, D), D), D, ofValues);
+  return weights.map((weight, t) => weight * forms[t]);
 }

@@ -1,4 +1,4 @@
-/** Quadratic forms of a symmetric positive definite matrix, by its Cholesky factor. */
+/** The inverse of a symmetric positive definite matrix, by its Cholesky factor. */
 
 /**
  * The lower factor L of A = L·Lᵀ.
@@ -18,15 +18,27 @@ export function choleskyFactor(matrix: Float64Array, n: number): Float64Array {
   return lower;
 }
 
-/** xᵀA⁻¹x = ‖L⁻¹x‖². */
-export function inverseForm(lower: Float64Array, n: number, x: Float64Array): number {
-  const y = new Float64Array(n);
-  let total = 0;
-  for (let i = 0; i < n; i++) {
-    let rest = x[i];
-    for (let k = 0; k < i; k++) rest -= lower[i * n + k] * y[k];
-    y[i] = rest / lower[i * n + i];
-    total += y[i] * y[i];
+/**
+ * A⁻¹ = L⁻ᵀ·L⁻¹.
+ *
+ * @param lower - f64 [n, n], the lower factor of A
+ * @returns f64 [n, n], the lower half of the inverse
+ */
+export function choleskyInverse(lower: Float64Array, n: number): Float64Array {
+  const inverse = new Float64Array(n * n); // of L
+  for (let j = 0; j < n; j++) {
+    inverse[j * n + j] = 1 / lower[j * n + j];
+    for (let i = j + 1; i < n; i++) {
+      let rest = 0;
+      for (let k = j; k < i; k++) rest -= lower[i * n + k] * inverse[k * n + j];
+      inverse[i * n + j] = rest / lower[i * n + i];
+    }
   }
-  return total;
+  const out = new Float64Array(n * n);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j <= i; j++) {
+      for (let k = i; k < n; k++) out[i * n + j] += inverse[k * n + i] * inverse[k * n + j];
+    }
+  }
+  return out;
 }

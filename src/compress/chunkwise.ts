@@ -51,6 +51,7 @@ export function chunkwise(policy: Policy, { chunkTokens = 1024 }: ChunkwiseOptio
     evenHeads: true,
     name: `chunkwise(${inner.name})`,
     needs,
+    takes: {}, // sums of the whole prompt say nothing about a chunk
     moments: ["prefill"],
     scope: "layer",
     plan: (layers, amount) => {

@@ -7,7 +7,7 @@
 import { removedRatio } from "./amount.ts";
 import { checkRange, checkWhole } from "./check-options.ts";
 import { checkLeverage, type LeverageOptions, leverageScores } from "./leverage-score.ts";
-import { type NonCausalOptions, nonCausalScores } from "./non-causal-attention.ts";
+import { knownChunkSums, type NonCausalOptions, nonCausalScores } from "./non-causal-attention.ts";
 import { evenLength, kvHeadsOf, sliceObservation } from "./observation.ts";
 import { type ScorePolicy, scorePolicy } from "./policy.ts";
 import { largest } from "./vectors.ts";
@@ -38,6 +38,7 @@ export function compactor(options: CompactorOptions = {}): ScorePolicy {
     name: "compactor",
     evenHeads: true,
     needs: { queries: Infinity, unrotatedKeys: true },
+    takes: { chunkSums: { chunkTokens, first: sinks, last: recent } },
     moments: ["prefill"],
     protects: () => ({ first: sinks, last: recent }),
     score: (observation, amount) => {
@@ -45,7 +46,11 @@ export function compactor(options: CompactorOptions = {}): ScorePolicy {
       const start = Math.min(sinks, T);
       const end = Math.max(start, T - recent);
       if (start === end) return Array.from({ length: kvHeadsOf(observation) }, () => new Float64Array(T));
-      const middle = sliceObservation("compactor", observation, start, end);
+      const sums = knownChunkSums(observation, { chunkTokens, first: sinks, last: recent });
+      const middle = {
+        ...sliceObservation("compactor", observation, start, end),
+        ...(sums && { chunkSums: { chunkTokens, first: 0, last: 0, sums } }),
+      };
       const leverages = leverageScores("compactor", middle, options);
       const attention = nonCausalScores("compactor", middle, chunkTokens);
       const weight = blending ?? removedRatio(amount, T);

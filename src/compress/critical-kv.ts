@@ -46,6 +46,7 @@ export function criticalKV(policy: Policy, options: CriticalKVOptions = {}): Sco
   return scorePolicy({
     name: `criticalKV(${inner.name})`,
     needs: { ...inner.needs, outputProjection: true },
+    takes: { ...inner.takes, projectedNorms: 1 },
     moments: inner.moments,
     comparable: false, // its certain tokens are those of even budgets: see criticalAdaptiveHeads
     protects: inner.protects,
@@ -78,6 +79,7 @@ export function criticalAdaptiveHeads(policy: Policy, options: CriticalAdaptiveH
     ...unscored(inner),
     name: `criticalAdaptiveHeads(${inner.name})`,
     needs: { ...inner.needs, outputProjection: true },
+    takes: { ...inner.takes, projectedNorms: 1 },
     scope: "layer",
     ragged: true,
     plan: (layers, amount) => {

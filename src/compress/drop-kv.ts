@@ -8,7 +8,7 @@
 
 import { checkKernel, checkRange, checkWhole } from "./check-options.ts";
 import { groupMean } from "./group-mean.ts";
-import { groupOf, observed } from "./observation.ts";
+import { groupOf, type HeadRows, observed } from "./observation.ts";
 import { type ScorePolicy, scorePolicy } from "./policy.ts";
 import { lastQueries, visitAttention } from "./query-attention.ts";
 import { averagePool, largest } from "./vectors.ts";
@@ -42,20 +42,13 @@ export function dropKV({ window = 32, kernel = 7, epsilon = 1e-6 }: DropKVOption
       const group = groupOf(observation);
       const queries = lastQueries(observed("dropKV", observation, "queries"), window);
       const perHead = Array.from({ length: heads }, (_, h) => new Float64Array(keys.lengths[Math.floor(h / group)]));
-      const output = new Float64Array(values.dim);
+      const columns = Array.from(values.starts, (_, kvHead) => columnsOf(values, kvHead));
+      const moved = new Float64Array(Math.max(0, ...Array.from(keys.lengths)));
       visitAttention(observation, queries, (head, _, row) => {
-        const first = values.starts[Math.floor(head / group)];
-        output.fill(0);
-        for (let t = 0; t < row.length; t++) {
-          for (let d = 0; d < output.length; d++) output[d] += row[t] * values.data[first + t * values.stride + d];
-        }
-        for (let t = 0; t < row.length; t++) {
-          let distance = 0;
-          for (let d = 0; d < output.length; d++) {
-            distance += (values.data[first + t * values.stride + d] - output[d]) ** 2;
-          }
-          perHead[head][t] += (row[t] / (1 - row[t] + epsilon)) ** 2 * distance;
-        }
+        const own = columns[Math.floor(head / group)];
+        squaredDistances(moved, row, own);
+        const scores = perHead[head];
+        for (let t = 0; t < row.length; t++) scores[t] += (row[t] / (1 - row[t] + epsilon)) ** 2 * moved[t];
       });
       return groupMean(perHead, group).map((row) => {
         const pooled = averagePool(row, kernel);
@@ -63,4 +56,36 @@ export function dropKV({ window = 32, kernel = 7, epsilon = 1e-6 }: DropKVOption
       });
     },
   });
+}
+
+/** The values of one head by column: f64 [Dv][T], with columns of zeros up to a multiple of four. */
+function columnsOf({ data, dim, starts, stride, lengths }: HeadRows, head: number): Float64Array[] {
+  return Array.from({ length: 4 * Math.ceil(dim / 4) }, (_, d) => {
+    const column = new Float64Array(lengths[head]);
+    if (d < dim) for (let t = 0, at = starts[head] + d; t < column.length; t++, at += stride) column[t] = data[at];
+    return column;
+  });
+}
+
+/** ‖v − o‖² of every value, where o is their sum weighted by a row of attention. */
+function squaredDistances(out: Float64Array, row: Float64Array, columns: readonly Float64Array[]): void {
+  const T = row.length;
+  out.fill(0, 0, T);
+  for (let d = 0; d < columns.length; d += 4) {
+    const [v0, v1, v2, v3] = columns.slice(d, d + 4);
+    let o0 = 0;
+    let o1 = 0;
+    let o2 = 0;
+    let o3 = 0;
+    for (let t = 0; t < T; t++) {
+      const weight = row[t];
+      o0 += weight * v0[t];
+      o1 += weight * v1[t];
+      o2 += weight * v2[t];
+      o3 += weight * v3[t];
+    }
+    for (let t = 0; t < T; t++) {
+      out[t] += (v0[t] - o0) ** 2 + (v1[t] - o1) ** 2 + (v2[t] - o2) ** 2 + (v3[t] - o3) ** 2;
+    }
+  }
 }

@@ -12,6 +12,7 @@ import { checkRange, checkWhole } from "./check-options.ts";
 import { groupMean } from "./group-mean.ts";
 import { groupOf, type HeadRows, type Observation, observed } from "./observation.ts";
 import { type Policy, refuseAmount } from "./policy.ts";
+import { meanRow } from "./row-products.ts";
 import { allSlots, topSlots } from "./top-slots.ts";
 import { dot, softmaxInPlace } from "./vectors.ts";
 
@@ -94,10 +95,7 @@ export function reachScores(observation: Observation, distances: number): Float6
 }
 
 function meanRows({ data, dim, starts, stride, lengths }: HeadRows): Float32Array[] {
-  return Array.from(starts, (start, head) => {
-    const mean = new Float64Array(dim);
-    const T = lengths[head];
-    for (let t = 0; t < T; t++) for (let d = 0; d < dim; d++) mean[d] += data[start + t * stride + d] / T;
-    return Float32Array.from(mean);
-  });
+  return Array.from(starts, (start, head) =>
+    Float32Array.from(meanRow({ data, start, stride, count: lengths[head] }, dim)),
+  );
 }

@@ -9,7 +9,8 @@ import { futureQueries, type QueryStatistics } from "./future-queries.ts";
 import { groupMean } from "./group-mean.ts";
 import { groupOf, type Observation } from "./observation.ts";
 import { type HeadScores, type ScorePolicy, scorePolicy } from "./policy.ts";
-import { dot, largest, norm, softmaxInPlace } from "./vectors.ts";
+import { quadraticForms, rowProducts } from "./row-products.ts";
+import { largest, norm, softmaxInPlace } from "./vectors.ts";
 
 /** Options of {@link expectedAttention}. */
 export type ExpectedAttentionOptions = {
@@ -62,12 +63,11 @@ function expectation(observation: Observation, head: number, statistics: QuerySt
   const { data, dim: D, stride } = keys;
   const kvHead = Math.floor(head / groupOf(observation));
   const { mean, covariance } = statistics;
-  const scores = Float64Array.from({ length: Math.max(0, keys.lengths[kvHead] - sinks) }, (_, t) => {
-    const at = keys.starts[kvHead] + (sinks + t) * stride;
-    let score = dot(mean, 0, data, at, D) / Math.sqrt(D);
-    if (covariance) for (let d = 0; d < D; d++) score += (data[at + d] * dot(covariance, d * D, data, at, D)) / (2 * D);
-    return score;
-  });
+  const start = keys.starts[kvHead] + sinks * stride;
+  const rows = { data, start, stride, count: Math.max(0, keys.lengths[kvHead] - sinks) };
+  const scores = rowProducts(mean, 1, D, rows);
+  const forms = covariance && quadraticForms(covariance, D, rows);
+  for (let t = 0; t < scores.length; t++) scores[t] = scores[t] / Math.sqrt(D) + (forms ? forms[t] / (2 * D) : 0);
   softmaxInPlace(scores);
   return scores;
 }

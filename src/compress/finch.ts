@@ -29,14 +29,15 @@ export type FinchOptions = {
 export function finch({ chunkTokens = Infinity, normalize = true }: FinchOptions = {}): ScorePolicy {
   if (chunkTokens !== Infinity) checkWhole("finch", { chunkTokens }, 1);
   const question = (observation: Observation): number => observed("finch", observation, "questionTokens");
+  const weights = normalize ? "slots" : "equal";
   const whole = scorePolicy({
     name: "finch",
     needs: { queries: "question", questionTokens: true },
+    takes: { querySums: { queries: "question", weights } },
     moments: ["prefill"],
     protects: (observation) => ({ first: 0, last: question(observation) }),
     score: (observation) => {
-      const weightOf = normalize ? (slot: number): number => slot : () => 1;
-      const means = windowAttention("finch", observation, question(observation), weightOf);
+      const means = windowAttention("finch", observation, question(observation), weights);
       return withWindow(groupMean(means, groupOf(observation)), observation, question(observation));
     },
   });

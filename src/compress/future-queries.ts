@@ -5,6 +5,7 @@
 
 import { rotaryTable } from "../rope/index.ts";
 import { type Observation, observed } from "./observation.ts";
+import { addOuterProducts, meanRow, mirrorLower } from "./row-products.ts";
 
 /** Mean and covariance of one head's future queries. */
 export type QueryStatistics = {
@@ -31,24 +32,23 @@ export function futureQueries(
 ): QueryStatistics[] {
   const { rows, positions } = observed(where, observation, "unrotatedQueries");
   const D = rows.dim;
-  const some = Array.from(positions.keys()).filter((i) => positions[i] >= sinks);
-  const used = some.length > 0 ? some : Array.from(positions.keys());
+  const behind = positions.findIndex((position) => position >= sinks);
+  const first = Math.max(0, behind); // all, where there are only sinks
+  const count = positions.length - first;
   const turn = meanRotation(observation, ahead);
 
-  return Array.from(rows.starts, (start) => {
-    const mean = new Float64Array(D);
-    for (const i of used) for (let d = 0; d < D; d++) mean[d] += rows.data[start + i * rows.stride + d] / used.length;
+  const { data, stride } = rows;
+  return Array.from(rows.starts, (headStart) => {
+    const start = headStart + first * stride;
+    const mean = meanRow({ data, start, stride, count }, D);
     if (!covariance) {
       turn(mean, 0, 1);
       return { mean };
     }
     const matrix = new Float64Array(D * D);
-    const offset = new Float64Array(D);
-    for (const i of used) {
-      for (let d = 0; d < D; d++) offset[d] = rows.data[start + i * rows.stride + d] - mean[d];
-      for (let a = 0; a < D; a++) for (let b = 0; b < D; b++) matrix[a * D + b] += offset[a] * offset[b];
-    }
-    for (let n = 0; n < matrix.length; n++) matrix[n] /= used.length;
+    addOuterProducts(matrix, D, { data, start, stride, count }, { centre: mean });
+    mirrorLower(matrix, D);
+    for (let n = 0; n < matrix.length; n++) matrix[n] /= count;
     for (let d = 0; d < D; d++) turn(matrix, d * D, 1); // rows
     for (let d = 0; d < D; d++) turn(matrix, d, D); // columns
     turn(mean, 0, 1);

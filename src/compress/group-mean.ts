@@ -9,7 +9,12 @@
  */
 export function groupMean(perHead: readonly Float64Array[], group: number): Float64Array[] {
   return Array.from({ length: perHead.length / group }, (_, kvHead) => {
-    const members = perHead.slice(kvHead * group, (kvHead + 1) * group);
-    return members[0].map((_, t) => members.reduce((sum, member) => sum + member[t], 0) / group);
+    const mean = new Float64Array(perHead[kvHead * group].length);
+    for (let h = kvHead * group; h < (kvHead + 1) * group; h++) {
+      const member = perHead[h];
+      for (let t = 0; t < mean.length; t++) mean[t] += member[t];
+    }
+    for (let t = 0; t < mean.length; t++) mean[t] /= group;
+    return mean;
   });
 }

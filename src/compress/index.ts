@@ -36,11 +36,17 @@ export { type MergingOptions, merging } from "./merging.ts";
 export { type NonCausalOptions, nonCausalAttention } from "./non-causal-attention.ts";
 export {
   type AttentionMass,
+  type ChunkSums,
+  type ChunkSumsNeed,
   type HeadRows,
   headMajorRows,
   type Observation,
+  type ProjectedNorms,
   type Queries,
+  type QuerySums,
+  type QueryWeights,
   type RepeatPass,
+  type RepeatPeaks,
   tokenMajorRows,
 } from "./observation.ts";
 export { observedAttention } from "./observed-attention.ts";
@@ -53,13 +59,21 @@ export {
   type Moment,
   type Policy,
   type PolicyNeeds,
+  type PolicyTakes,
   type ScoreDefinition,
   type ScorePolicy,
   scorePolicy,
 } from "./policy.ts";
 export { type CompressionSchedule, type PrefillCompression, prefillDecoding } from "./prefill-decoding.ts";
 export { type PyramidKVOptions, pyramidKV } from "./pyramid-kv.ts";
-export { type AttentionVisitor, attentionMassOf, lastQueries, visitAttention } from "./query-attention.ts";
+export {
+  type AttentionVisitor,
+  attentionMassOf,
+  lastQueries,
+  queryWeight,
+  visibleSlots,
+  visitAttention,
+} from "./query-attention.ts";
 export { type RandomTokensOptions, randomTokens } from "./random-tokens.ts";
 export { rerotated } from "./rerotated.ts";
 export { lazyScore, type SimLayerKVOptions, simLayerKV } from "./sim-layer-kv.ts";

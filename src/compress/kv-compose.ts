@@ -10,7 +10,7 @@ import { bestOfAll } from "./compete.ts";
 import { groupMean } from "./group-mean.ts";
 import { evenLength, groupOf, type Observation, observed } from "./observation.ts";
 import { givenAmount, type HeadScores, type Policy, type ScorePolicy, scorePolicy } from "./policy.ts";
-import { visitRepeat } from "./repeat-attention.ts";
+import { repeatPeaks } from "./repeat-attention.ts";
 import { topSlots } from "./top-slots.ts";
 import { norm } from "./vectors.ts";
 
@@ -42,6 +42,7 @@ export function kvCompose(options: KVComposeOptions = {}): ScorePolicy {
     name: "kvCompose",
     evenHeads: true,
     needs: { repeats: "whole" },
+    takes: { repeatSinks: 0 },
     moments: ["prefill"],
     score: (observation) => composeScores(observation, valueNorm, addHeadMean),
   });
@@ -71,10 +72,10 @@ function composeScores(observation: Observation, valueNorm: boolean, addHeadMean
   const { heads, values } = observation;
   const largest = Array.from({ length: heads }, () => new Float64Array(T));
   for (const pass of observed("kvCompose", observation, "repeats")) {
-    visitRepeat(observation, pass, 0, (head, _, attention) => {
+    for (const [head, peaks] of repeatPeaks(observation, pass, 0).entries()) {
       const row = largest[head];
-      for (let n = 0; n < attention.length; n++) row[pass.start + n] = Math.max(row[pass.start + n], attention[n]);
-    });
+      for (let n = 0; n < peaks.length; n++) row[pass.start + n] = Math.max(row[pass.start + n], peaks[n]);
+    }
   }
   const grouped = groupMean(largest, groupOf(observation)).map((row, head) => {
     if (!valueNorm) return row;

@@ -11,7 +11,7 @@ import { bestOfAll } from "./compete.ts";
 import { groupOf, type Observation, observed, type RepeatPass } from "./observation.ts";
 import { givenAmount, type HeadScores, type ScorePolicy, scorePolicy } from "./policy.ts";
 import { projectedNorms } from "./projected-values.ts";
-import { visitRepeat } from "./repeat-attention.ts";
+import { repeatPeaks } from "./repeat-attention.ts";
 
 /** Options of {@link kvzip}. */
 export type KVzipOptions = {
@@ -35,6 +35,7 @@ export function kvzip({ sinks = 4, layerwise = false, normalize = false }: KVzip
   const base = scorePolicy({
     name: "kvzip",
     needs: { repeats: "chunks", ...(normalize ? { outputProjection: true, inputNorms: true } : {}) },
+    takes: { repeatSinks: sinks, ...(normalize ? { projectedNorms: 2 } : {}) },
     moments: ["prefill"],
     score: (observation) => repeatScores(observation, sinks, normalize),
   });
@@ -69,14 +70,13 @@ function repeatScores(observation: Observation, sinks: number, normalize: boolea
   for (const pass of observed("kvzip", observation, "repeats")) {
     for (const row of scores) row.fill(0, pass.start, pass.end);
     const norms = normalize ? inputNorms(pass, observation.layer) : undefined;
-    visitRepeat(observation, pass, sinks, (head, query, attention) => {
+    for (const [head, peaks] of repeatPeaks(observation, pass, sinks, norms).entries()) {
       const row = scores[Math.floor(head / group)];
-      for (let n = 0; n < attention.length; n++) {
+      for (let n = 0; n < peaks.length; n++) {
         const slot = pass.start + n;
-        const weight = weights && norms ? weights[head][slot] / norms[query] : 1;
-        row[slot] = Math.max(row[slot], attention[n] * weight);
+        row[slot] = Math.max(row[slot], weights ? peaks[n] * weights[head][slot] : peaks[n]);
       }
-    });
+    }
   }
   return scores;
 }

@@ -7,7 +7,7 @@
 import { checkWhole } from "./check-options.ts";
 import type { HeadRows } from "./observation.ts";
 import { type ScorePolicy, scorePolicy } from "./policy.ts";
-import { softmaxInPlace, sum } from "./vectors.ts";
+import { softmaxInPlace } from "./vectors.ts";
 
 /** Options of {@link lagKV}. */
 export type LagKVOptions = {
@@ -59,17 +59,26 @@ function partitionScores(rows: HeadRows, head: number, start: number, lag: numbe
   const low = new Float64Array(dim).fill(Infinity);
   const high = new Float64Array(dim).fill(-Infinity);
   for (let t = start + lag; t < start + 2 * lag; t++) {
-    for (let d = 0; d < dim; d++) {
-      low[d] = Math.min(low[d], data[at(t) + d]);
-      high[d] = Math.max(high[d], data[at(t) + d]);
+    for (let d = 0, n = at(t); d < dim; d++, n++) {
+      low[d] = Math.min(low[d], data[n]);
+      high[d] = Math.max(high[d], data[n]);
     }
   }
-  const scores = Float64Array.from({ length: lag }, (_, t) => {
-    // A channel that stands still in the next partition says nothing.
-    const scaled = low.map((least, d) => (high[d] > least ? (data[at(start + t) + d] - least) / (high[d] - least) : 0));
-    const mean = sum(scaled) / dim;
-    return Math.sqrt(sum(scaled.map((x) => (x - mean) ** 2)) / Math.max(1, dim - 1));
-  });
+  // A channel that stands still in the next partition says nothing.
+  const factors = low.map((least, d) => (high[d] > least ? 1 / (high[d] - least) : 0));
+  const scaled = new Float64Array(dim);
+  const scores = new Float64Array(lag);
+  for (let t = 0; t < lag; t++) {
+    let total = 0;
+    for (let d = 0, n = at(start + t); d < dim; d++, n++) {
+      scaled[d] = (data[n] - low[d]) * factors[d];
+      total += scaled[d];
+    }
+    const mean = total / dim;
+    let squares = 0;
+    for (let d = 0; d < dim; d++) squares += (scaled[d] - mean) ** 2;
+    scores[t] = Math.sqrt(squares / Math.max(1, dim - 1));
+  }
   softmaxInPlace(scores);
   return scores;
 }

@@ -5,9 +5,10 @@
  */
 
 import { checkWhole } from "./check-options.ts";
-import { choleskyFactor, inverseForm } from "./cholesky.ts";
+import { choleskyFactor, choleskyInverse } from "./cholesky.ts";
 import { type HeadRows, type Observation, observed } from "./observation.ts";
 import { type HeadScores, type ScorePolicy, scorePolicy } from "./policy.ts";
+import { addOuterProducts, meanRow, quadraticForms, rowProducts } from "./row-products.ts";
 import { gaussianNumbers } from "./seeded-numbers.ts";
 import { standardize } from "./vectors.ts";
 
@@ -59,31 +60,31 @@ export function leverageScores(
   const sketchOf = (head: number): ArrayLike<number> =>
     sketch?.(layer, head, keys.dim) ??
     gaussianNumbers(seed, layer, head, keys.dim * columns).map((x) => x / Math.sqrt(columns));
-  const leverages = Array.from(keys.starts, (_, head) => leverage(sketched(keys, head, sketchOf(head), columns)));
+  const leverages = Array.from(keys.starts, (_, head) =>
+    leverage(sketched(keys, head, sketchOf(head), columns), columns),
+  );
   return standardize(leverages);
 }
 
-/** The rows of a head minus their mean, times the sketch. */
-function sketched(rows: HeadRows, head: number, sketch: ArrayLike<number>, columns: number): Float64Array[] {
+/** The rows of a head minus their mean, times the sketch: f64 [T, columns]. */
+function sketched(rows: HeadRows, head: number, sketch: ArrayLike<number>, columns: number): Float64Array {
   const { data, dim, starts, stride, lengths } = rows;
-  const T = lengths[head];
-  const mean = new Float64Array(dim);
-  for (let t = 0; t < T; t++) for (let d = 0; d < dim; d++) mean[d] += data[starts[head] + t * stride + d] / T;
-  return Array.from({ length: T }, (_, t) => {
-    const x = new Float64Array(columns);
-    for (let d = 0; d < dim; d++) {
-      const centred = data[starts[head] + t * stride + d] - mean[d];
-      for (let c = 0; c < columns; c++) x[c] += centred * sketch[d * columns + c];
-    }
-    return x;
-  });
+  const own = { data, start: starts[head], stride, count: lengths[head] };
+  const transposed = Float64Array.from(
+    { length: columns * dim },
+    (_, n) => sketch[(n % dim) * columns + Math.floor(n / dim)],
+  );
+  const x = rowProducts(transposed, columns, dim, own);
+  const mean = meanRow({ data: x, start: 0, stride: columns, count: own.count }, columns);
+  for (let n = 0, c = 0; n < x.length; n++, c = c + 1 === columns ? 0 : c + 1) x[n] -= mean[c];
+  return x;
 }
 
-function leverage(rows: readonly Float64Array[]): Float64Array {
-  const n = rows[0]?.length ?? 0;
+/** Of rows [T, n]: f64 [T]. */
+function leverage(x: Float64Array, n: number): Float64Array {
+  const rows = { data: x, start: 0, stride: n, count: x.length / n };
   const gram = new Float64Array(n * n);
-  for (const x of rows) for (let i = 0; i < n; i++) for (let j = 0; j <= i; j++) gram[i * n + j] += x[i] * x[j];
-  for (let i = 0; i < n; i++) gram[i * n + i] += RIDGE;
-  const lower = choleskyFactor(gram, n);
-  return Float64Array.from(rows, (x) => inverseForm(lower, n, x));
+  for (let i = 0; i < n; i++) gram[i * n + i] = RIDGE;
+  addOuterProducts(gram, n, rows, {});
+  return quadraticForms(choleskyInverse(choleskyFactor(gram, n), n), n, rows);
 }

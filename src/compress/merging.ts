@@ -7,10 +7,10 @@
 
 import { ConfigError } from "../errors.ts";
 import { checkRange } from "./check-options.ts";
-import type { Observation } from "./observation.ts";
+import type { HeadRows, Observation } from "./observation.ts";
 import type { Policy } from "./policy.ts";
 import { unscored } from "./rerotated.ts";
-import { dot, norm } from "./vectors.ts";
+import { norm } from "./vectors.ts";
 
 /** Options of {@link merging}. */
 export type MergingOptions = {
@@ -66,15 +66,7 @@ function mergedValues(
   );
   const stays = new Set(kept);
   const evicted = Array.from(keyNorms.keys()).filter((slot) => !stays.has(slot));
-  const matches = evicted.map((slot) => {
-    let best = { target: -1, cosine: -Infinity };
-    for (const [target, other] of kept.entries()) {
-      const product = dot(keys.data, keyAt(slot), keys.data, keyAt(other), keys.dim);
-      const cosine = product / (keyNorms[slot] * keyNorms[other]);
-      if (cosine > best.cosine) best = { target, cosine };
-    }
-    return { slot, ...best };
-  });
+  const matches = mostSimilar(keys, head, evicted, kept, keyNorms);
   const cosines = matches.map(({ cosine }) => (cosine >= least ? cosine : -Infinity));
   const threshold = Math.max(least, fraction < 1 ? quantile(cosines, 1 - fraction) : least);
 
@@ -92,6 +84,56 @@ function mergedValues(
     for (let d = 0; d < Dv; d++) sums[target * Dv + d] += weight * values.data[valueAt(slot) + d];
   }
   return Float32Array.from(sums, (total, n) => total / (1 + weights[Math.floor(n / Dv)]));
+}
+
+/** Evicted keys that are compared together, so that a kept one is read once for all. */
+const AT_ONCE = 4;
+
+/** Which kept key is most similar to each evicted one; of equals the earliest. */
+function mostSimilar(
+  { data, dim, starts, stride }: HeadRows,
+  head: number,
+  evicted: readonly number[],
+  kept: Int32Array,
+  norms: Float64Array,
+): { readonly slot: number; readonly target: number; readonly cosine: number }[] {
+  const units = new Float64Array(kept.length * dim);
+  for (const [n, slot] of kept.entries()) {
+    const at = starts[head] + slot * stride;
+    for (let d = 0; d < dim; d++) units[n * dim + d] = data[at + d] / norms[slot];
+  }
+  const four = new Float64Array(AT_ONCE * dim); // [dim][AT_ONCE]
+  const matches: { slot: number; target: number; cosine: number }[] = [];
+  for (let first = 0; first < evicted.length; first += AT_ONCE) {
+    const slots = Array.from({ length: AT_ONCE }, (_, n) => evicted[Math.min(evicted.length - 1, first + n)]);
+    for (const [n, slot] of slots.entries()) {
+      const at = starts[head] + slot * stride;
+      for (let d = 0; d < dim; d++) four[d * AT_ONCE + n] = data[at + d];
+    }
+    const best = slots.map((slot) => ({ slot, target: -1, cosine: -Infinity }));
+    const [b0, b1, b2, b3] = best;
+    for (let target = 0, at = 0; target < kept.length; target++) {
+      let s0 = 0;
+      let s1 = 0;
+      let s2 = 0;
+      let s3 = 0;
+      for (let d = 0, k = 0; d < dim; d++, k += AT_ONCE, at++) {
+        const unit = units[at];
+        s0 += unit * four[k];
+        s1 += unit * four[k + 1];
+        s2 += unit * four[k + 2];
+        s3 += unit * four[k + 3];
+      }
+      if (s0 > b0.cosine) [b0.cosine, b0.target] = [s0, target];
+      if (s1 > b1.cosine) [b1.cosine, b1.target] = [s1, target];
+      if (s2 > b2.cosine) [b2.cosine, b2.target] = [s2, target];
+      if (s3 > b3.cosine) [b3.cosine, b3.target] = [s3, target];
+    }
+    for (const one of best.slice(0, evicted.length - first)) {
+      matches.push({ ...one, cosine: one.cosine / norms[one.slot] });
+    }
+  }
+  return matches;
 }
 
 /** Quantile by linear interpolation between neighbours; −Infinity where the lower neighbour is. */

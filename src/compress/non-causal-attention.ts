@@ -7,7 +7,7 @@
 import { ConfigError } from "../errors.ts";
 import { checkWhole } from "./check-options.ts";
 import { groupMean } from "./group-mean.ts";
-import { evenLength, groupOf, type Observation, observed } from "./observation.ts";
+import { type ChunkSums, type ChunkSumsNeed, evenLength, groupOf, type Observation, observed } from "./observation.ts";
 import { type HeadScores, type ScorePolicy, scorePolicy } from "./policy.ts";
 import { averagePool, dot, norm, standardize } from "./vectors.ts";
 
@@ -30,6 +30,7 @@ export function nonCausalAttention({ chunkTokens = 256 }: NonCausalOptions = {})
     name: "nonCausalAttention",
     evenHeads: true,
     needs: { queries: Infinity },
+    takes: { chunkSums: { chunkTokens, first: 0, last: 0 } },
     moments: ["prefill"],
     score: (observation) => nonCausalScores("nonCausalAttention", observation, chunkTokens),
   });
@@ -48,16 +49,24 @@ export function nonCausalScores(where: string, observation: Observation, chunkTo
       "It runs after a prefill in one piece.",
     );
   }
-  const masses = Array.from({ length: heads }, (_, head) => {
-    const mass = new Float64Array(T);
-    for (let start = 0; start < T; start += chunkTokens) addChunk(mass, observation, head, start, chunkTokens);
-    return mass;
-  });
+  const masses =
+    knownChunkSums(observation, { chunkTokens, first: 0, last: 0 }) ??
+    Array.from({ length: heads }, (_, head) => {
+      const mass = new Float64Array(T);
+      for (let start = 0; start < T; start += chunkTokens) addChunk(mass, observation, head, start, chunkTokens);
+      return mass;
+    });
   const scores = groupMean(masses, groupOf(observation)).map((mass, head) => {
     const weighted = mass.map((m, t) => m * norm(values.data, values.starts[head] + t * values.stride, values.dim));
     return averagePool(weighted, 3);
   });
   return standardize(scores);
+}
+
+/** The sums that came with the observation, where they are of these chunks. */
+export function knownChunkSums({ chunkSums }: Observation, wanted: ChunkSumsNeed): ChunkSums["sums"] | undefined {
+  const isWanted = (["chunkTokens", "first", "last"] as const).every((part) => chunkSums?.[part] === wanted[part]);
+  return isWanted ? chunkSums?.sums : undefined;
 }
 
 /** Adds the column sums of one chunk's attention. */

@@ -35,6 +35,50 @@ export type AttentionMass = {
   readonly counts: readonly Float64Array[];
 };
 
+/** What a query counts in a sum of attention: as much as every other, or as often as there are tokens before it. */
+export type QueryWeights = "equal" | "slots";
+
+/** Sums of the attention that slots get from the last queries. */
+export type QuerySums = {
+  /** How many queries. */
+  readonly queries: number;
+  readonly weights: QueryWeights;
+  /** f64 [H][T]. */
+  readonly sums: readonly Float64Array[];
+};
+
+/** Chunks whose tokens all look at each other. */
+export type ChunkSumsNeed = {
+  readonly chunkTokens: number;
+  /** Tokens at the start and at the end that are left out. */
+  readonly first: number;
+  readonly last: number;
+};
+
+/** Sums of the attention that tokens get from all tokens of their chunk, unmasked and unscaled. */
+export type ChunkSums = ChunkSumsNeed & {
+  /** f64 [H][T − first − last]. */
+  readonly sums: readonly Float64Array[];
+};
+
+/** How large values are behind the output projection. */
+export type ProjectedNorms = {
+  /** 1 for the sum of magnitudes, 2 for the Euclidean norm. */
+  readonly order: 1 | 2;
+  /** f64 [H][T]. */
+  readonly rows: readonly Float64Array[];
+};
+
+/** The largest attention that repeated tokens pay to slots. */
+export type RepeatPeaks = {
+  /** First slots before the part that join the softmax. */
+  readonly sinks: number;
+  /** Whether a token's attention is divided by the norm of its input. */
+  readonly normalized: boolean;
+  /** f64 [H][end − start]. */
+  readonly rows: readonly Float64Array[];
+};
+
 /** Tokens fed once more behind the cached ones, to see what they look at (KVzip, KVCompose). */
 export type RepeatPass = {
   /** First slot that this pass reconstructs. */
@@ -47,6 +91,8 @@ export type RepeatPass = {
   readonly keys: HeadRows;
   /** f64 [Tr] norm of what each repeated token brings into the layer's projections; KVzip+ only. */
   readonly inputNorms?: Float64Array;
+  /** What policies take of the pass, where whoever observes has computed it. */
+  readonly peaks?: RepeatPeaks;
 };
 
 /** One layer of a cache, observed. Slots of a head are in ascending order of position. */
@@ -74,11 +120,10 @@ export type Observation = {
   readonly scheduleLength?: number;
   /** Rotated queries. */
   readonly queries?: Queries;
-  /**
-   * [H][W, T] scaled logits of `queries` on all keys, where whoever observes had a faster way to compute them; they say
-   * nothing about what a query may see.
-   */
-  readonly queryLogits?: readonly Float32Array[];
+  /** Of `queries`: what policies take of them, where whoever observes has computed it. */
+  readonly querySums?: QuerySums;
+  readonly chunkSums?: ChunkSums;
+  readonly projectedNorms?: ProjectedNorms;
   /** Queries before rotation (after a query norm). */
   readonly unrotatedQueries?: Queries;
   /** [Hk][T, D] keys before rotation (after a key norm). */

@@ -7,7 +7,7 @@
 
 import { ConfigError } from "../errors.ts";
 import { type Amount, keptCount } from "./amount.ts";
-import { leavingTokens, type Observation } from "./observation.ts";
+import { type ChunkSumsNeed, leavingTokens, type Observation, type QueryWeights } from "./observation.ts";
 import { type ProtectedEnds, topSlots } from "./top-slots.ts";
 
 /** What a policy must be shown beside keys, values and positions. */
@@ -25,6 +25,21 @@ export type PolicyNeeds = {
   readonly repeats?: "chunks" | "whole";
   /** Norms of the repeated tokens' inputs. */
   readonly inputNorms?: boolean;
+};
+
+/**
+ * What a policy takes from its observations where it is there, and computes by itself, with the same numbers, where it is
+ * not: whoever observes may be faster.
+ */
+export type PolicyTakes = {
+  /** Sums of the attention of the last queries, of those that it needs. */
+  readonly querySums?: { readonly queries: number | "question"; readonly weights: QueryWeights };
+  /** Sums of the attention within chunks. */
+  readonly chunkSums?: ChunkSumsNeed;
+  /** The largest attention of repeated tokens, with this many first slots in the softmax. */
+  readonly repeatSinks?: number;
+  /** Norms of the values behind the output projection, of this order. */
+  readonly projectedNorms?: 1 | 2;
 };
 
 /** When a policy may run: at the end of a prefill, or between decoded tokens. */
@@ -53,6 +68,8 @@ export type Policy = {
   /** For messages and reports. */
   readonly name: string;
   readonly needs: PolicyNeeds;
+  /** Absent: nothing. */
+  readonly takes?: PolicyTakes;
   readonly moments: readonly Moment[];
   /** Whether a layer can be planned alone, or only all layers together. */
   readonly scope: "layer" | "model";
@@ -92,6 +109,7 @@ export type ScorePolicy = Policy & {
 export type ScoreDefinition = {
   readonly name: string;
   readonly needs?: PolicyNeeds;
+  readonly takes?: PolicyTakes;
   /** Prefill and decoding unless told. */
   readonly moments?: readonly Moment[];
   readonly score: ScorePolicy["score"];
@@ -109,7 +127,7 @@ const NO_ENDS: ProtectedEnds = { first: 0, last: 0 };
  * @param definition - name, needs and the score
  */
 export function scorePolicy(definition: ScoreDefinition): ScorePolicy {
-  const { name, needs = {}, moments = ["prefill", "decoding"], score, comparable = true } = definition;
+  const { name, needs = {}, takes, moments = ["prefill", "decoding"], score, comparable = true } = definition;
   const protects = withLeaving(definition.protects ?? (() => NO_ENDS));
   const counts = definition.counts ? besideLeaving(definition.counts) : keptCounts;
   const planLayer = (observation: Observation, amount: Amount): LayerPlan => {
@@ -123,7 +141,11 @@ export function scorePolicy(definition: ScoreDefinition): ScorePolicy {
   };
   const kind = { scope: "layer", amount: "given", ragged: false, effects: ["evicts"] } as const;
   const uneven = definition.counts !== undefined;
-  const flags = { ...(uneven && { uneven }), ...(definition.evenHeads && { evenHeads: true }) };
+  const flags = {
+    ...(uneven && { uneven }),
+    ...(definition.evenHeads && { evenHeads: true }),
+    ...(takes && { takes }),
+  };
   return { name, needs, moments, ...kind, ...flags, plan, score, protects, counts, comparable };
 }
 

@@ -3,12 +3,13 @@
 import { kvHeadsOf, type Observation, observed } from "./observation.ts";
 
 /**
- * Norms of W_o·v for every query head.
+ * Norms of W_o·v for every query head; those that the observation has are taken from there.
  *
  * @param order - 1 for the sum of magnitudes, 2 for the Euclidean norm
  * @returns f64 [H][T]
  */
-export function projectedNorms(where: string, observation: Observation, order: 1 | 2): Float64Array[] {
+export function projectedNorms(where: string, observation: Observation, order: 1 | 2): readonly Float64Array[] {
+  if (observation.projectedNorms?.order === order) return observation.projectedNorms.rows;
   const { heads, values } = observation;
   const weight = observed(where, observation, "outputProjection"); // [C, H·Dv]
   const Dv = values.dim;

@@ -30,6 +30,7 @@ export function pyramidKV({ window = 64, kernel = 5, beta = 20 }: PyramidKVOptio
     name: "pyramidKV",
     evenHeads: true,
     needs: { queries: window },
+    takes: { querySums: { queries: window, weights: "equal" } },
     moments: ["prefill"],
     protects: () => ({ first: 0, last: window }),
     counts: (observation, amount) =>

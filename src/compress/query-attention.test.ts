@@ -1,9 +1,9 @@
 import { expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
 import { randomLayers, rowsFrom } from "../../test/support/observation.ts";
-import { F32_COMPUTED } from "../../test/support/tolerances.ts";
+import { F32_COMPUTED, F64_COMPUTED } from "../../test/support/tolerances.ts";
 import type { HeadRows, Observation, Queries } from "./observation.ts";
-import { lastQueries, visitAttention } from "./query-attention.ts";
+import { attentionMassOf, attentionSums, lastQueries, visitAttention } from "./query-attention.ts";
 
 /** Attention by its definition. */
 function plain(
@@ -63,24 +63,40 @@ it("a sliding window hides what lies before it", () => {
   });
 });
 
-it("logits that come with the observation are taken for its own last queries, and only for those", () => {
+it("sums are those of the rows, each times its weight", () => {
+  const [layer] = randomLayers(11, 1);
+  const queries = lastQueries(layer.queries as Queries, 5);
+  for (const weights of ["equal", "slots"] as const) {
+    const want = Array.from({ length: 6 }, () => new Float64Array(11));
+    visitAttention(layer, queries, (head, i, row) => {
+      for (const [t, p] of row.entries()) want[head][t] += (weights === "equal" ? 1 : 6 + i) * p;
+    });
+    for (const [head, sums] of attentionSums(layer, queries, weights).entries()) {
+      expectClose(sums, want[head], F64_COMPUTED);
+    }
+  }
+});
+
+it("sums that come with the observation are taken for just the queries and weights they are of", () => {
   const [layer] = randomLayers(11, 1);
   const all = layer.queries as Queries;
-  const T = 11;
-  const queryLogits = Array.from({ length: 6 }, () => new Float32Array(all.positions.length * T));
-  const given = { ...layer, queryLogits };
-  visitAttention(given, lastQueries(all, 2), (_head, i, row) => {
-    const visible = all.positions.at(i - 2) as number;
-    expectClose(
-      row,
-      Float64Array.from({ length: T }, (_, t) => (t <= visible ? 1 / (visible + 1) : 0)),
-      F32_COMPUTED,
-    );
-  });
+  const sums = Array.from({ length: 6 }, () => new Float64Array(11).fill(7));
+  const given = { ...layer, querySums: { queries: 2, weights: "equal", sums } as const };
+  expect(attentionSums(given, lastQueries(all, 2), "equal")).toBe(sums);
+  expect(attentionSums(given, lastQueries(all, 2), "slots")).not.toBe(sums);
+  expect(attentionSums(given, lastQueries(all, 3), "equal")).not.toBe(sums);
+  const earlier: Queries = { ...lastQueries(all, 3), positions: all.positions.subarray(8, 10) };
+  expect(attentionSums(given, earlier, "equal")).not.toBe(sums);
   const others: Queries = { ...all, rows: { ...all.rows, data: all.rows.data.slice() } };
-  visitAttention(given, others, (head, i, row) => {
-    expectClose(row, plain(layer, others, head, i), F32_COMPUTED);
-  });
+  expect(attentionSums(given, lastQueries(others, 2), "equal")).not.toBe(sums);
+});
+
+it("counts say how many queries see a slot", () => {
+  const [layer] = randomLayers(11, 1);
+  const queries = lastQueries(layer.queries as Queries, 4); // at 7, 8, 9, 10
+  expect([...attentionMassOf(layer, queries).counts[1]]).toEqual([4, 4, 4, 4, 4, 4, 4, 4, 3, 2, 1]);
+  const { counts } = attentionMassOf({ ...layer, slidingWindow: 3 }, queries);
+  expect([...counts[0]]).toEqual([0, 0, 0, 0, 0, 1, 2, 3, 3, 2, 1]);
 });
 
 it("the last queries are all of them when fewer are there", () => {

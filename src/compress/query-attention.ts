@@ -1,7 +1,7 @@
 /** Softmax attention of a few queries over the cached keys, row by row: O(T) memory. */
 
 import { exponential } from "./exponential.ts";
-import type { AttentionMass, Observation, Queries } from "./observation.ts";
+import type { AttentionMass, Observation, Queries, QueryWeights } from "./observation.ts";
 import { groupOf } from "./observation.ts";
 
 /** Looks at one row of attention; `probabilities` f64 [T] is reused for the next row. */
@@ -11,7 +11,7 @@ export type AttentionVisitor = (head: number, query: number, probabilities: Floa
  * Visits the attention of every query over all slots of its head. Slots that the query may not see (at later positions,
  * or outside the layer's sliding window) have probability 0.
  *
- * @param observation - the keys; their logits are used where the observation has those of these queries
+ * @param observation - the keys
  * @param queries - rotated
  * @param visit - called for head after head, query after query
  */
@@ -26,25 +26,46 @@ export function visitAttention(observation: Observation, queries: Queries, visit
 }
 
 /**
- * Sums of the attention that slots get from queries, each query's times a weight.
+ * Sums of the attention that slots get from queries, each query's times its weight. Sums that the observation has for
+ * these queries are taken from there.
  *
- * @param weightOf - from the number of the query and the rows of its head
  * @returns f64 [H][T]
  */
 export function attentionSums(
   observation: Observation,
   queries: Queries,
-  weightOf: (query: number, rows: number) => number,
-): Float64Array[] {
+  weights: QueryWeights,
+): readonly Float64Array[] {
+  const known = knownSums(observation, queries, weights);
+  if (known) return known;
   const { keys, heads } = observation;
   const group = groupOf(observation);
+  const count = queries.positions.length;
   const sums = Array.from({ length: heads }, (_, h) => new Float64Array(keys.lengths[Math.floor(h / group)]));
-  visitWeights(observation, queries, (head, query, weights, start, end, total) => {
-    const factor = weightOf(query, weights.length) / total;
+  visitWeights(observation, queries, (head, query, powers, start, end, total) => {
+    const factor = queryWeight(weights, powers.length - count + query) / total;
     const sum = sums[head];
-    for (let t = start; t < end; t++) sum[t] += factor * weights[t];
+    for (let t = start; t < end; t++) sum[t] += factor * powers[t];
   });
   return sums;
+}
+
+/** What a query in a slot counts. */
+export function queryWeight(weights: QueryWeights, slot: number): number {
+  return weights === "equal" ? 1 : slot;
+}
+
+/** The sums that came with the observation, where they are of these queries. */
+function knownSums(
+  { querySums, queries: all }: Observation,
+  { rows, positions }: Queries,
+  weights: QueryWeights,
+): readonly Float64Array[] | undefined {
+  if (querySums === undefined || querySums.weights !== weights || querySums.queries !== positions.length)
+    return undefined;
+  if (all === undefined || all.rows.data !== rows.data) return undefined;
+  const skipped = (rows.starts[0] - all.rows.starts[0]) / rows.stride;
+  return skipped === all.positions.length - positions.length ? querySums.sums : undefined;
 }
 
 /** Looks at the weights of a query on the slots from `start` to `end` − 1, which add up to `total`. */
@@ -58,35 +79,33 @@ type WeightVisitor = (
 ) => void;
 
 function visitWeights(observation: Observation, queries: Queries, visit: WeightVisitor): void {
-  const { keys, positions, heads, slidingWindow = Infinity } = observation;
+  const { keys, heads } = observation;
   const group = groupOf(observation);
   const count = queries.positions.length;
-  const known = knownLogits(observation, queries);
   for (let head = 0; head < heads; head++) {
     const kvHead = Math.floor(head / group);
     const T = keys.lengths[kvHead];
     const weights = new Float64Array(T);
-    const scored = known ? [] : Array.from({ length: AT_ONCE }, () => new Float32Array(T));
+    const scored = Array.from({ length: AT_ONCE }, () => new Float32Array(T));
+    const ranges = visibleSlots(observation, kvHead, queries.positions);
     for (let i = 0; i < count; i++) {
-      if (!known && i % AT_ONCE === 0) scoreRows(scored, observation, queries, head, i);
-      const row = (known?.first ?? 0) + i;
-      const logits = known ? known.logits[head].subarray(row * T, (row + 1) * T) : scored[i % AT_ONCE];
-      const end = slotAfter(positions[kvHead], queries.positions[i]);
-      const start = slotAfter(positions[kvHead], queries.positions[i] - slidingWindow);
-      visit(head, i, weights, start, end, exponentialsInto(weights, logits, start, end));
+      if (i % AT_ONCE === 0) scoreRows(scored, observation, queries, head, i);
+      const [start, end] = ranges[i];
+      visit(head, i, weights, start, end, exponentialsInto(weights, scored[i % AT_ONCE], start, end));
     }
   }
 }
 
-/** Logits that came with the observation, and which of their rows is the first of these queries. */
-function knownLogits(
-  { queryLogits, queries: all }: Observation,
-  { rows, positions }: Queries,
-): { readonly logits: readonly Float32Array[]; readonly first: number } | undefined {
-  if (queryLogits === undefined || all === undefined || all.rows.data !== rows.data) return undefined;
-  const first = (rows.starts[0] - all.rows.starts[0]) / rows.stride;
-  const isTail = first + positions.length === all.positions.length && Number.isInteger(first);
-  return isTail ? { logits: queryLogits, first } : undefined;
+/** The slots of a key-value head that queries at some positions see: [start, end) each. */
+export function visibleSlots(
+  { positions, slidingWindow = Infinity }: Observation,
+  kvHead: number,
+  queryPositions: Int32Array,
+): [start: number, end: number][] {
+  return Array.from(queryPositions, (position) => [
+    slotAfter(positions[kvHead], position - slidingWindow),
+    slotAfter(positions[kvHead], position),
+  ]);
 }
 
 /** Queries whose scores are computed together, so that a key is read once for all. */
@@ -167,17 +186,19 @@ export function slotAfter(positions: Int32Array, position: number): number {
  * @returns sums f64 [H][T] and counts f64 [Hk][T]
  */
 export function attentionMassOf(observation: Observation, queries: Queries): AttentionMass {
-  const { positions, slidingWindow = Infinity } = observation;
-  const sums = attentionSums(observation, queries, () => 1);
-  const counts = positions.map((own) => {
-    const count = new Float64Array(own.length);
-    for (const position of queries.positions) {
-      const end = slotAfter(own, position);
-      for (let t = slotAfter(own, position - slidingWindow); t < end; t++) count[t]++;
+  const counts = observation.positions.map((own, kvHead) => {
+    const changes = new Float64Array(own.length + 1);
+    for (const [start, end] of visibleSlots(observation, kvHead, queries.positions)) {
+      changes[start]++;
+      changes[end]--;
     }
-    return count;
+    let seenBy = 0;
+    return Float64Array.from(own, (_, t) => {
+      seenBy += changes[t];
+      return seenBy;
+    });
   });
-  return { sums, counts };
+  return { sums: attentionSums(observation, queries, "equal"), counts };
 }
 
 /** The last `count` queries; all when there are fewer. */

@@ -4,13 +4,33 @@ import { groupOf, type Observation, type RepeatPass } from "./observation.ts";
 import { dot } from "./vectors.ts";
 
 /** Looks at the attention of one repeated token on slots start..end; `probabilities` f64 [end − start] is reused. */
-export type RepeatVisitor = (head: number, query: number, probabilities: Float64Array) => void;
+type RepeatVisitor = (head: number, query: number, probabilities: Float64Array) => void;
 
 /**
- * Visits the attention of every repeated token: a softmax over the first `sinks` slots before the part, the part, and
- * the repeated tokens up to its own.
+ * The largest attention that any repeated token of a query head pays to the slots of a pass: a softmax over the first
+ * `sinks` slots before the part, the part, and the repeated tokens up to its own. Taken from the pass where it has it.
+ *
+ * @param norms - what a token's attention is divided by
+ * @returns f64 [H][end − start]
  */
-export function visitRepeat(observation: Observation, pass: RepeatPass, sinks: number, visit: RepeatVisitor): void {
+export function repeatPeaks(
+  observation: Observation,
+  pass: RepeatPass,
+  sinks: number,
+  norms?: Float64Array,
+): readonly Float64Array[] {
+  const { start, end, peaks } = pass;
+  if (peaks?.sinks === sinks && peaks.normalized === (norms !== undefined)) return peaks.rows;
+  const rows = Array.from({ length: observation.heads }, () => new Float64Array(end - start));
+  visitRepeat(observation, pass, sinks, (head, query, attention) => {
+    const row = rows[head];
+    const weight = norms ? 1 / norms[query] : 1;
+    for (let n = 0; n < row.length; n++) row[n] = Math.max(row[n], attention[n] * weight);
+  });
+  return rows;
+}
+
+function visitRepeat(observation: Observation, pass: RepeatPass, sinks: number, visit: RepeatVisitor): void {
   const { keys, heads, scale } = observation;
   const { start, end, queries, keys: repeated } = pass;
   const before = Math.min(sinks, start);

@@ -40,7 +40,7 @@ export function rerotated(policy: Policy): Policy {
 
 /** The properties of a policy that its wrappers take over. */
 export function unscored(policy: Policy): Policy {
-  const { name, needs, moments, scope, amount, ragged, uneven, evenHeads, effects, plan } = policy;
-  const flags = { ...(uneven && { uneven }), ...(evenHeads && { evenHeads }) };
+  const { name, needs, takes, moments, scope, amount, ragged, uneven, evenHeads, effects, plan } = policy;
+  const flags = { ...(takes && { takes }), ...(uneven && { uneven }), ...(evenHeads && { evenHeads }) };
   return { name, needs, moments, scope, amount, ragged, ...flags, effects, plan };
 }

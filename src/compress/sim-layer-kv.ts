@@ -36,6 +36,7 @@ export function simLayerKV(options: SimLayerKVOptions): Policy {
   return {
     name: "simLayerKV",
     needs: { queries: lastQueries },
+    takes: { querySums: { queries: lastQueries, weights: "equal" } },
     moments: ["prefill"],
     scope: "layer",
     amount: "own",
@@ -57,7 +58,7 @@ export function simLayerKV(options: SimLayerKVOptions): Policy {
 /** Mean attention of the last queries on the first `sinks` and the last `recent` keys before them. */
 export function lazyScore(observation: Observation, options: Omit<SimLayerKVOptions, "threshold">): number {
   const { lastQueries = 1, recent = 1024, sinks = 4 } = options;
-  const means = windowAttention("simLayerKV", observation, lastQueries, () => 1);
+  const means = windowAttention("simLayerKV", observation, lastQueries, "equal");
   const onEnds = means.map((row) => {
     let sum = 0;
     for (let t = 0; t < row.length; t++) {

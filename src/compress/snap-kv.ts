@@ -6,7 +6,7 @@
 
 import { checkKernel, checkWhole } from "./check-options.ts";
 import { groupMean } from "./group-mean.ts";
-import { groupOf, type Observation, observed } from "./observation.ts";
+import { groupOf, type Observation, observed, type QueryWeights } from "./observation.ts";
 import { type HeadScores, type ScorePolicy, scorePolicy } from "./policy.ts";
 import { attentionSums, lastQueries } from "./query-attention.ts";
 import { averagePool, largest } from "./vectors.ts";
@@ -30,6 +30,7 @@ export function snapKV({ window = 64, kernel = 5 }: SnapKVOptions = {}): ScorePo
   return scorePolicy({
     name: "snapKV",
     needs: { queries: window },
+    takes: { querySums: { queries: window, weights: "equal" } },
     moments: ["prefill"],
     protects: () => ({ first: 0, last: window }),
     score: (observation) => snapKVScores("snapKV", observation, { window, kernel }),
@@ -42,7 +43,7 @@ export function snapKVScores(
   observation: Observation,
   { window, kernel }: Required<SnapKVOptions>,
 ): HeadScores {
-  const means = windowAttention(where, observation, window, () => 1);
+  const means = windowAttention(where, observation, window, "equal");
   const pooled = means.map((row) => averagePool(row, kernel));
   return withWindow(groupMean(pooled, groupOf(observation)), observation, window);
 }
@@ -50,21 +51,22 @@ export function snapKVScores(
 /**
  * The mean attention of the last queries on the slots before the window, each query's row times its weight.
  *
- * @param weightOf - from the query's slot
  * @returns f64 [H][T − window], empty rows where T ≤ window
  */
 export function windowAttention(
   where: string,
   observation: Observation,
   window: number,
-  weightOf: (slot: number) => number,
+  weights: QueryWeights,
 ): Float64Array[] {
-  const { keys } = observation;
-  const group = groupOf(observation);
   const queries = lastQueries(observed(where, observation, "queries"), window);
   const count = queries.positions.length;
-  const sums = attentionSums(observation, queries, (i, T) => weightOf(T - count + i) / count);
-  return sums.map((row, head) => row.subarray(0, Math.max(0, keys.lengths[Math.floor(head / group)] - window)));
+  const sums = attentionSums(observation, queries, weights);
+  return sums.map((row) => {
+    const means = row.slice(0, Math.max(0, row.length - window));
+    for (let t = 0; t < means.length; t++) means[t] /= count;
+    return means;
+  });
 }
 
 /** Appends the window at the layer's largest score + 1; heads no longer than the window score by recency. */
@@ -72,7 +74,8 @@ export function withWindow(scores: readonly Float64Array[], { keys }: Observatio
   const top = largest(scores) + 1;
   return scores.map((row, head) => {
     const T = keys.lengths[head];
-    const whole = Float64Array.from({ length: T }, (_, t) => (T <= window ? (t + 1) / T : top));
+    const whole = new Float64Array(T).fill(top);
+    if (T <= window) for (let t = 0; t < T; t++) whole[t] = (t + 1) / T;
     whole.set(row);
     return whole;
   });

@@ -15,10 +15,11 @@ export function tova(): ScorePolicy {
     name: "tova",
     evenHeads: true,
     needs: { queries: 1 },
+    takes: { querySums: { queries: 1, weights: "equal" } },
     protects: () => ({ first: 0, last: 1 }),
     score: (observation) => {
       evenLength("tova", observation);
-      const perHead = windowAttention("tova", observation, 1, () => 1);
+      const perHead = windowAttention("tova", observation, 1, "equal");
       const [mean] = groupMean(perHead, observation.heads);
       const kvHeads = observation.heads / groupOf(observation);
       return withWindow(new Array<Float64Array>(kvHeads).fill(mean), observation, 1);

@@ -24,7 +24,7 @@ export function sum(values: Float64Array): number {
 /** The largest of all rows; −Infinity when there is none. */
 export function largest(rows: readonly Float64Array[]): number {
   let best = -Infinity;
-  for (const row of rows) for (const value of row) best = Math.max(best, value);
+  for (const row of rows) for (let t = 0; t < row.length; t++) best = Math.max(best, row[t]);
   return best;
 }
 
@@ -41,12 +41,15 @@ export function softmaxInPlace(values: Float64Array): void {
 
 /** The mean over windows of `kernel` neighbours; outside counts as 0 and the divisor is always `kernel`. */
 export function averagePool(values: Float64Array, kernel: number): Float64Array {
-  const reach = (kernel - 1) / 2;
-  return values.map((_, i) => {
+  const reach = kernel >> 1;
+  const pooled = new Float64Array(values.length);
+  for (let i = 0; i < pooled.length; i++) {
+    const end = Math.min(values.length, i + reach + 1);
     let total = 0;
-    for (let j = Math.max(0, i - reach); j <= Math.min(values.length - 1, i + reach); j++) total += values[j];
-    return total / kernel;
-  });
+    for (let j = Math.max(0, i - reach); j < end; j++) total += values[j];
+    pooled[i] = total / kernel;
+  }
+  return pooled;
 }
 
 /** All rows minus their common mean, over their common standard deviation (n − 1), which is at least 1e-6. */

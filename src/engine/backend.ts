@@ -42,6 +42,18 @@ export type AttendCall<Kv extends AttendedKv = AttendedKv> = {
   readonly sinks?: Float32Array;
 };
 
+/** What rows of logits see of their columns, and what becomes of a column. */
+export type ColumnMassCall = {
+  /** i32 [H, W] the first column that a row sees. */
+  readonly starts: Int32Array;
+  /** i32 [H, W] the column behind the last one it sees; it sees nothing where that is not behind the first. */
+  readonly ends: Int32Array;
+  /** f32 [H, W], not negative: what a row's probabilities add up to. */
+  readonly weights: Float32Array;
+  /** Whether the rows of a head are added up, or the largest of them counts. */
+  readonly reduce: "sum" | "max";
+};
+
 /**
  * Elementwise function of a gated feed-forward block: silu(x) = x/(1 + exp(−x)); gelu(x) = x·Φ(x), with the normal
  * distribution function Φ(x) = (1 + erf(x/√2))/2; geluTanh is its approximation x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
@@ -79,6 +91,11 @@ export interface Backend {
   scaleRows(x: Tensor<"f32">, scales: Float32Array): void;
   /** out [Tq, H, Dv] = attention. */
   attend(out: Tensor<"f32">, call: AttendCall): void;
+  /**
+   * out [H, T] = weight · softmax(the columns that a row sees) of logits [H, W, T], brought together over the W rows of a
+   * head; 0 where no row sees. What the logits are afterwards is the backend's. Logits are finite.
+   */
+  columnMass(out: Tensor<"f32">, logits: Tensor<"f32">, call: ColumnMassCall): void;
   /** out [T, F] = activation(gate) · up. */
   gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void;
   /** out = a + b, all of one shape; out may be a or b. */

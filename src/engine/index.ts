@@ -5,6 +5,7 @@ export type {
   AttendCall,
   AttendedKv,
   Backend,
+  ColumnMassCall,
   EngineMemory,
   RotationTable,
 } from "./backend.ts";

@@ -9,18 +9,20 @@ import {
   attentionMassOf,
   type LayerPlan,
   lastQueries,
+  type Observation,
   type Policy,
   type RepeatPass,
 } from "../compress/index.ts";
 import type { Backend } from "../engine/index.ts";
 import { ConfigError } from "../errors.ts";
+import { querySums } from "./attention-sums.ts";
 import type { Decoder } from "./decoder.ts";
 import type { ModelCache } from "./model-cache.ts";
 import type { CacheMark } from "./model-rows.ts";
 import { observeLayer, observeRows, windowQueries } from "./observe.ts";
-import { queryLogits } from "./query-logits.ts";
 import type { QueryWindow } from "./query-window.ts";
 import { type RunTokens, repeatContext } from "./repeats.ts";
+import { Scratch } from "./scratch.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** What a compression needs of its model. */
@@ -58,50 +60,43 @@ export async function compressCache(parts: CompressionParts, cache: ModelCache, 
     );
   }
   const amount = task.amount?.budget === undefined ? task.amount : budgetWithQuestion(task.amount.budget, question);
-  const repeats = policy.needs.repeats ? await repeatContext(parts, cache, policy.needs, parts.run) : undefined;
+  const scratch = new Scratch(parts.backend);
+  let repeats: Awaited<ReturnType<typeof repeatContext>> | undefined;
   try {
-    const plans = await planLayers(parts, cache, task, amount, repeats?.passes);
+    if (policy.needs.repeats) repeats = await repeatContext({ ...parts, scratch }, cache, policy);
+    const plans = await planLayers({ ...parts, scratch }, cache, task, amount, repeats?.passes);
     apply(cache, plans, question?.forgetFrom);
   } finally {
+    scratch.release();
     if (repeats) cache.holdAside(-repeats.bytes);
   }
 }
 
 /** What becomes of every layer; the cache stays as it is. */
 async function planLayers(
-  parts: CompressionParts,
+  { decoder, scratch }: CompressionParts & { readonly scratch: Scratch },
   cache: ModelCache,
   { policy, queries, question }: CompressionTask,
   amount: Amount | undefined,
   repeats: readonly (readonly RepeatPass[])[] | undefined,
 ): Promise<LayerPlan[]> {
-  const { decoder, backend } = parts;
   const leavesFrom = question?.forgetFrom?.nextPosition;
-  const from = { decoder, backend, cache, queries, questionTokens: question?.tokens ?? 0, leavesFrom, repeats };
-  const observe = (layer: number): ReturnType<typeof observeLayer> => observeLayer(from, layer, policy.needs);
+  const from = { decoder, scratch, cache, queries, questionTokens: question?.tokens ?? 0, leavesFrom, repeats };
+  const observe = (layer: number): ReturnType<typeof observeLayer> => observeLayer(from, layer, policy);
   const notify = cache.options.onCompress ?? (() => {});
   const plans: LayerPlan[] = [];
   if (policy.scope === "layer") {
     for (let layer = 0; layer < cache.layers; layer++) {
-      const { observation, release } = await observe(layer);
-      try {
-        const [plan] = policy.plan([observation], amount);
-        notify({ layer, observation, plan });
-        plans.push(plan);
-      } finally {
-        release();
-      }
+      const observation = await observe(layer);
+      const [plan] = policy.plan([observation], amount);
+      notify({ layer, observation, plan });
+      plans.push(plan);
     }
   } else {
-    const seen: Awaited<ReturnType<typeof observe>>[] = [];
-    try {
-      for (let layer = 0; layer < cache.layers; layer++) seen.push(await observe(layer));
-      const observations = seen.map(({ observation }) => observation);
-      plans.push(...policy.plan(observations, amount));
-      for (const [layer, plan] of plans.entries()) notify({ layer, observation: observations[layer], plan });
-    } finally {
-      for (const { release } of seen) release();
-    }
+    const observations: Observation[] = [];
+    for (let layer = 0; layer < cache.layers; layer++) observations.push(await observe(layer));
+    plans.push(...policy.plan(observations, amount));
+    for (const [layer, plan] of plans.entries()) notify({ layer, observation: observations[layer], plan });
   }
   return plans;
 }
@@ -147,9 +142,6 @@ function budgetWithQuestion(budget: number, question: CompressionTask["question"
   return { budget: question?.forgetFrom ? budget + question.tokens : budget };
 }
 
-/** Queries whose attention is added up at a time. */
-const MASS_QUERIES = 64;
-
 /** Adds the attention of the step's queries to what every slot was given before: in all layers, or where it throws in none. */
 export async function addAttentionMass(
   backend: Backend,
@@ -158,31 +150,20 @@ export async function addAttentionMass(
   T: number,
 ): Promise<void> {
   const { layers } = decoder.config;
+  const scratch = new Scratch(backend);
   const additions: AttentionMass[] = [];
-  for (const [layer, config] of layers.entries()) {
-    const rows = observeRows(cache, config, layer, layers.length);
-    const all = lastQueries(windowQueries(cache.queries, config, layer, rows), T);
-    const { sums, counts } = cache.records.mass(layer);
-    const empty = (columns: readonly Float64Array[]): Float64Array[] =>
-      columns.map(({ length }) => new Float64Array(length));
-    const total = { sums: empty(sums), counts: empty(counts) };
-    additions.push(total);
-    for (let start = 0; start < T; start += MASS_QUERIES) {
-      const upTo = { rows: all.rows, positions: all.positions.subarray(0, Math.min(T, start + MASS_QUERIES)) };
-      const queries = lastQueries(withLength(upTo), upTo.positions.length - start);
-      const borrowed = await queryLogits(backend, rows, queries);
-      const observation = borrowed ? { ...rows, queries, queryLogits: borrowed.logits } : rows;
-      const added = attentionMassOf(observation, queries);
-      borrowed?.release();
-      addMass(total, added);
+  try {
+    for (const [layer, config] of layers.entries()) {
+      const rows = observeRows(cache, config, layer, layers.length);
+      const queries = lastQueries(windowQueries(cache.queries, config, layer, rows), T);
+      const sums = await querySums(scratch, rows, queries, "equal");
+      const known = sums && { queries, querySums: { queries: T, weights: "equal", sums } as const };
+      additions.push(attentionMassOf({ ...rows, ...known }, queries));
     }
+  } finally {
+    scratch.release();
   }
   for (const [layer, added] of additions.entries()) addMass(cache.records.mass(layer), added);
-}
-
-/** Rows cut to the positions that are given. */
-function withLength({ rows, positions }: ReturnType<typeof lastQueries>): ReturnType<typeof lastQueries> {
-  return { rows: { ...rows, lengths: Array.from(rows.starts, () => positions.length) }, positions };
 }
 
 function addMass(to: AttentionMass, added: AttentionMass): void {

@@ -8,30 +8,34 @@ import {
   type HeadRows,
   lastQueries,
   type Observation,
-  type PolicyNeeds,
+  type Policy,
+  type PolicyTakes,
   type Queries,
   type RepeatPass,
   tokenMajorRows,
 } from "../compress/index.ts";
-import type { Backend } from "../engine/index.ts";
 import {
   type Positions,
   type RotaryLayer,
+  type RotaryTable,
   rerotationTable,
   rotaryTable,
   rotateInto,
   temperatureAt,
 } from "../rope/index.ts";
+import { chunkSums, querySums } from "./attention-sums.ts";
 import type { LayerConfig } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
 import type { ModelCache } from "./model-cache.ts";
-import { type BorrowedLogits, queryLogits } from "./query-logits.ts";
+import { projectedNorms } from "./projected-norms.ts";
 import type { QueryWindow } from "./query-window.ts";
+import type { Scratch } from "./scratch.ts";
 
 /** Where observations come from. */
 export type Observed = {
   readonly decoder: Decoder;
-  readonly backend: Backend;
+  /** Where the backend computes for policies. */
+  readonly scratch: Scratch;
   readonly cache: ModelCache;
   /** The queries that a policy looks from: of the last tokens, or of a question. */
   readonly queries: QueryWindow;
@@ -43,12 +47,9 @@ export type Observed = {
   readonly repeats?: readonly (readonly RepeatPass[])[] | undefined;
 };
 
-/** An observation, and its part of the backend's memory. */
-export type BorrowedObservation = { readonly observation: Observation; release(): void };
-
 /** Observes one layer between two steps. */
-export async function observeLayer(from: Observed, layer: number, needs: PolicyNeeds): Promise<BorrowedObservation> {
-  const { decoder, backend, cache, queries: window, questionTokens, leavesFrom, repeats } = from;
+export async function observeLayer(from: Observed, layer: number, { needs, takes = {} }: Policy): Promise<Observation> {
+  const { decoder, scratch, cache, queries: window, questionTokens, leavesFrom, repeats } = from;
   const config = decoder.config.layers[layer];
   const base = observeRows(cache, config, layer, decoder.config.layers.length);
   const wanted = needs.queries === "question" ? questionTokens : needs.queries;
@@ -67,10 +68,33 @@ export async function observeLayer(from: Observed, layer: number, needs: PolicyN
     ...(leavesFrom !== undefined && { leavesFrom }),
     ...(needs.repeats && repeats && { repeats: repeats[layer] }),
   };
-  const borrowed: BorrowedLogits | undefined = rotated && (await queryLogits(backend, observation, rotated));
+  const { outputProjection: weight } = observation;
+  const order = takes.projectedNorms;
+  const norms = order && weight && (await projectedNorms(scratch, observation, weight, order));
   return {
-    observation: borrowed ? { ...observation, queryLogits: borrowed.logits } : observation,
-    release: () => borrowed?.release(),
+    ...observation,
+    ...(rotated && (await sumsOf(scratch, observation, rotated, questionTokens, takes))),
+    ...(order && norms && { projectedNorms: { order, rows: norms } }),
+  };
+}
+
+/** The sums that a policy takes of its queries. */
+async function sumsOf(
+  scratch: Scratch,
+  observation: Observation,
+  queries: Queries,
+  questionTokens: number,
+  takes: PolicyTakes,
+): Promise<Pick<Observation, "querySums" | "chunkSums">> {
+  const { weights, queries: wanted = 0 } = takes.querySums ?? {};
+  const last = lastQueries(queries, wanted === "question" ? questionTokens : wanted);
+  const ofQueries = weights && (await querySums(scratch, observation, last, weights));
+  const isWhole = queries.positions.length === observation.positions[0].length;
+  const chunks = isWhole ? takes.chunkSums : undefined;
+  const ofChunks = chunks && (await chunkSums(scratch, observation, queries, chunks));
+  return {
+    ...(weights && ofQueries && { querySums: { queries: last.positions.length, weights, sums: ofQueries } }),
+    ...(chunks && ofChunks && { chunkSums: { ...chunks, sums: ofChunks } }),
   };
 }
 
@@ -157,7 +181,7 @@ function unrotatedQueries(
 ): Queries {
   const { positions, rotatedAt } = window;
   const data = window.layer(layer).data.slice() as Float32Array;
-  if (rotary !== null) unrotate(data, rotary, rotatedAt, scheduleLength, heads);
+  if (rotary !== null) unrotate(data, tableAt(rotary, rotatedAt, scheduleLength), heads, headDim);
   if (queryTemperature) {
     const width = heads * headDim;
     for (let n = 0; n < data.length; n++) data[n] /= temperatureAt(queryTemperature, rotatedAt[Math.floor(n / width)]);
@@ -168,26 +192,29 @@ function unrotatedQueries(
 /** Keys as they were before rotation: [Hk][T, D], copied. */
 function unrotatedKeys(cache: ModelCache, { layer, keys, positions, rotary, scheduleLength }: Observation): HeadRows {
   const { dim } = keys;
+  const tableOf = (head: number): RotaryTable | undefined => {
+    if (rotary === null) return undefined;
+    const axes = cache.kv.axisPositions(layer, head);
+    return tableAt(rotary, rotary.pairAxes && axes.length > 0 ? axes : positions[head], scheduleLength);
+  };
+  const shared = cache.kv.isRagged(layer) ? undefined : tableOf(0);
   const heads = positions.map((own, head) => {
     const rows = new Float32Array(own.length * dim);
     for (let t = 0; t < own.length; t++) {
       const from = keys.starts[head] + t * keys.stride;
       rows.set(keys.data.subarray(from, from + dim), t * dim);
     }
-    const axes = cache.kv.axisPositions(layer, head);
-    if (rotary !== null) unrotate(rows, rotary, rotary.pairAxes && axes.length > 0 ? axes : own, scheduleLength, 1);
+    const table = shared ?? tableOf(head);
+    if (table) unrotate(rows, table, 1, dim);
     return rows;
   });
   return joinHeads(heads, dim);
 }
 
-function unrotate(
-  rows: Float32Array,
-  rotary: RotaryLayer,
-  positions: Positions,
-  scheduleLength: number | undefined,
-  heads: number,
-): void {
-  const table = rotaryTable(rotary, positions, scheduleLength === undefined ? {} : { length: scheduleLength });
-  rotateInto(rows, rows, table, { heads, headDim: rotary.headDim, direction: "inverse" });
+function tableAt(rotary: RotaryLayer, positions: Positions, scheduleLength: number | undefined): RotaryTable {
+  return rotaryTable(rotary, positions, scheduleLength === undefined ? {} : { length: scheduleLength });
+}
+
+function unrotate(rows: Float32Array, table: RotaryTable, heads: number, headDim: number): void {
+  rotateInto(rows, rows, table, { heads, headDim, direction: "inverse" });
 }

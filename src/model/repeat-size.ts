@@ -38,7 +38,7 @@ export function repeatSize(needs: PolicyNeeds, options: RepeatOptions, tokens: n
   return { partTokens, repeatTokens: partTokens + requestTokens, totalTokens: tokens + parts * requestTokens };
 }
 
-/** Bytes beside the rows: queries and keys of every part, and what one part is captured in. */
+/** Bytes beside the rows: queries, keys and largest attention of every part, and what one part is captured in. */
 export function repeatBytes(
   { layers, hiddenSize }: DecoderConfig,
   needs: PolicyNeeds,
@@ -47,7 +47,7 @@ export function repeatBytes(
   let [captured, kept] = [0, 0]; // bytes of a token
   for (const { heads, kvHeads, headDim } of layers) {
     captured += 4 * heads * headDim + (needs.inputNorms ? 4 * hiddenSize : 0);
-    kept += 4 * (heads + kvHeads) * headDim + (needs.inputNorms ? 8 : 0);
+    kept += 4 * (heads + kvHeads) * headDim + 8 * heads + (needs.inputNorms ? 8 : 0);
   }
   return repeatTokens * captured + totalTokens * kept;
 }

@@ -5,16 +5,18 @@
  * @see https://arxiv.org/abs/2505.23416 KVzip, for the requests in words
  */
 
-import { headMajorRows, type PolicyNeeds, type RepeatPass, tokenMajorRows } from "../compress/index.ts";
+import { headMajorRows, type Policy, type PolicyNeeds, type RepeatPass, tokenMajorRows } from "../compress/index.ts";
 import type { Backend } from "../engine/index.ts";
 import { BudgetError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
+import { repeatPeaks } from "./attention-sums.ts";
 import type { RepeatOptions } from "./cache-options.ts";
 import type { Decoder, StepObserver } from "./decoder.ts";
 import type { ModelCache } from "./model-cache.ts";
 import { observeRows } from "./observe.ts";
 import { QueryWindow } from "./query-window.ts";
 import { PART_TOKENS, repeatBytes } from "./repeat-size.ts";
+import type { Scratch } from "./scratch.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Runs tokens behind a cache, which they are appended to. */
@@ -24,7 +26,10 @@ export type RunTokens = (tokens: Int32Array, observer: StepObserver) => Promise<
 export type RepeatParts = {
   readonly decoder: Decoder;
   readonly backend: Backend;
+  /** Where the backend computes for policies. */
+  readonly scratch: Scratch;
   readonly tokenizer: Tokenizer | undefined;
+  readonly run: RunTokens;
 };
 
 /** A part of the context, and the tokens that are fed for it. */
@@ -37,16 +42,16 @@ const BEFORE_TOKENS = 8;
  * Feeds the context once more.
  *
  * @param cache - holds every token of the context; the same afterwards, also where it throws
- * @param needs - `repeats` says in which form, `inputNorms` whether norms are wanted
+ * @param policy - says in which form, and what it takes of it
  * @returns [L] passes, and the bytes that they are, which the cache was told to hold aside
  * @throws BudgetError where bytes were promised and do not hold it
  */
 export async function repeatContext(
   parts: RepeatParts,
   cache: ModelCache,
-  needs: PolicyNeeds,
-  run: RunTokens,
+  policy: Policy,
 ): Promise<{ readonly passes: RepeatPass[][]; readonly bytes: number }> {
+  const { needs } = policy;
   const { config } = parts.decoder;
   const repeated = repeatedParts(parts.tokenizer, cache, needs);
   checkBytes(parts, cache, needs, repeated);
@@ -54,7 +59,7 @@ export async function repeatContext(
   let bytes = 0;
   try {
     for (const part of repeated) {
-      await repeatPart(parts, cache, needs, run, part, passes);
+      await repeatPart(parts, cache, policy, part, passes);
       const added = repeatBytes(config, needs, { repeatTokens: 0, totalTokens: part.tokens.length });
       bytes += added;
       cache.holdAside(added);
@@ -85,10 +90,9 @@ function repeatedParts(tokenizer: Tokenizer | undefined, cache: ModelCache, need
 }
 
 async function repeatPart(
-  { decoder, backend }: RepeatParts,
+  { decoder, backend, scratch, run }: RepeatParts,
   cache: ModelCache,
-  needs: PolicyNeeds,
-  run: RunTokens,
+  { needs, takes }: Policy,
   { start, end, tokens }: Part,
   passes: readonly RepeatPass[][],
 ): Promise<void> {
@@ -108,7 +112,14 @@ async function repeatPart(
     window.end(tokens.map((_, t) => mark.nextPosition + t));
     for (const [layer, config] of layers.entries()) {
       const { heads, kvHeads, headDim } = config;
-      const { keys } = observeRows(cache, config, layer, layers.length);
+      const observation = observeRows(cache, config, layer, layers.length);
+      const { keys } = observation;
+      const queries = tokenMajorRows(window.layer(layer).data.slice() as Float32Array, heads, headDim);
+      const norms = needs.inputNorms ? rowNorms(inputs[layer]) : undefined;
+      const sinks = takes?.repeatSinks ?? 0;
+      const rows = await repeatPeaks(scratch, observation, queries, {
+        ...{ start, end, repeatedFrom: mark.tokens, sinks, norms },
+      });
       const repeated = new Float32Array(kvHeads * tokens.length * headDim);
       for (let head = 0; head < kvHeads; head++) {
         for (let t = 0; t < tokens.length; t++) {
@@ -118,9 +129,10 @@ async function repeatPart(
       }
       passes[layer].push({
         ...{ start, end },
-        queries: tokenMajorRows(window.layer(layer).data.slice() as Float32Array, heads, headDim),
+        queries,
         keys: headMajorRows(repeated, kvHeads, headDim),
-        ...(needs.inputNorms && { inputNorms: rowNorms(inputs[layer]) }),
+        ...(norms && { inputNorms: norms }),
+        ...(rows && { peaks: { sinks, normalized: norms !== undefined, rows } }),
       });
     }
   } finally {

@@ -18,6 +18,9 @@ export const LINEAR = 2e-6;
 /** The same for one token where weights are codes of 8 or 4 bits: inputs are rounded to 16 bits, in blocks of 32. */
 export const LINEAR_CODES = 1e-4;
 
+/** Sums of up to 64 rows' probabilities, over up to some thousand columns. */
+export const COLUMN_MASS = 2e-6;
+
 /** Attention over up to some thousand keys. */
 export const ATTENTION = 2e-6;
 

@@ -184,6 +184,29 @@ const OPERATIONS = [
     },
   ],
   [
+    "columnMass",
+    budgets.COLUMN_MASS,
+    ["sum", "max"].flatMap((reduce) => [
+      [reduce, 1, 1, 1],
+      [reduce, 2, 1, 13],
+      [reduce, 3, 7, 31],
+      [reduce, 2, 64, 1],
+      [reduce, 5, 61, 1031],
+    ]),
+    (side, [reduce, heads, rows, width]) => {
+      const out = side.x(19, heads, width);
+      const logits = side.x(16, heads, rows, width);
+      for (let i = 0; i < logits.data.length; i++) logits.data[i] *= 4;
+      const places = randomNumbers(heads * rows, 17, 1);
+      // From nothing (every eleventh) over one column to all.
+      const starts = Int32Array.from(places, (place) => Math.floor(((place + 1) / 2) * 0.9 * width));
+      const ends = starts.map((start, row) => (row % 11 === 10 ? start : start + 1 + ((row * 7) % (width - start))));
+      const weights = randomNumbers(heads * rows, 18, 1).map(Math.abs);
+      side.backend.columnMass(out, logits, { starts, ends, weights, reduce });
+      return out;
+    },
+  ],
+  [
     "gate",
     budgets.ELEMENTWISE,
     [

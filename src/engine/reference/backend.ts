@@ -20,7 +20,7 @@ import { allocate } from "../../dtype.ts";
 import { ShapeError } from "../../errors.ts";
 import { rotateInto } from "../../rope/index.ts";
 import { type Tensor, takeHeads, tensor, toF32, zeros } from "../../tensor.ts";
-import type { Activation, AttendCall, Backend, RotationTable } from "../backend.ts";
+import type { Activation, AttendCall, Backend, ColumnMassCall, RotationTable } from "../backend.ts";
 import { headViews, keptNumbers } from "../head-views.ts";
 import {
   convertWeights,
@@ -122,6 +122,28 @@ export class ReferenceBackend implements Backend {
         ...(sinks !== undefined && { sinks: sinks.subarray(head, head + heads) }),
       });
       putHeads(out, result.out, H, head);
+    }
+  }
+
+  columnMass(out: Tensor<"f32">, { data: logits }: Tensor<"f32">, call: ColumnMassCall): void {
+    const { starts, ends, weights, reduce } = call;
+    const [H, T] = out.shape;
+    const W = starts.length / H;
+    for (let head = 0; head < H; head++) {
+      const columns = new Float64Array(T);
+      for (let row = head * W; row < (head + 1) * W; row++) {
+        const seen = Float64Array.from(
+          logits.subarray(row * T + starts[row], row * T + Math.max(starts[row], ends[row])),
+        );
+        const max = seen.reduce((most, logit) => Math.max(most, logit), -Infinity);
+        const powers = seen.map((logit) => Math.exp(logit - max));
+        const factor = weights[row] / powers.reduce((sum, power) => sum + power, 0);
+        powers.forEach((power, n) => {
+          const t = starts[row] + n;
+          columns[t] = reduce === "sum" ? columns[t] + factor * power : Math.max(columns[t], factor * power);
+        });
+      }
+      out.data.set(columns, head * T);
     }
   }
 

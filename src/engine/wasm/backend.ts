@@ -10,7 +10,7 @@ import type { QuantizedKv } from "../../attention/index.ts";
 import { bytesPerElement } from "../../dtype.ts";
 import { CapabilityError, ConfigError, ShapeError } from "../../errors.ts";
 import { sizeOf, type Tensor, tensor, toF32 } from "../../tensor.ts";
-import type { Activation, AttendCall, Backend, RotationTable } from "../backend.ts";
+import type { Activation, AttendCall, Backend, ColumnMassCall, RotationTable } from "../backend.ts";
 import {
   convertWeights,
   createMatrix,
@@ -22,6 +22,7 @@ import {
 } from "../weight-matrix.ts";
 import { ModuleBuilder } from "./assembler/module.ts";
 import { detectFeatures, type WasmFeatures } from "./features.ts";
+import { emitColumnMass } from "./kernels/column-mass.ts";
 import { emitAdd, emitCopy, emitCopyRows, emitGate, emitScaleRows } from "./kernels/elementwise.ts";
 import { emitEmbed } from "./kernels/embed.ts";
 import { emitLinear, linearScratchBytes } from "./kernels/linear.ts";
@@ -231,6 +232,16 @@ export class WasmBackend implements Backend {
 
   attend(out: Tensor<"f32">, call: AttendCall): void {
     this.#attention.attend(call, this.output(out));
+  }
+
+  columnMass(out: Tensor<"f32">, logits: Tensor<"f32">, { starts, ends, weights, reduce }: ColumnMassCall): void {
+    const [heads, width] = out.shape;
+    const rows = starts.length / heads;
+    const spec = { ...this.mode(), reduce };
+    const { columnMass } = this.kernels("columnMass", spec, () => ({ emit: (module) => emitColumnMass(module, spec) }));
+    const addresses = [this.output(out), this.output(logits), ...[starts, ends, weights].map((one) => this.input(one))];
+    const operations = 20 * starts.length * width;
+    this.runtime.issue(columnMass, { items: heads, operations }, ...addresses, rows, width, "from", "to");
   }
 
   gate(out: Tensor<"f32">, gate: Tensor<"f32">, up: Tensor<"f32">, activation: Activation): void {

@@ -2,7 +2,7 @@
  * Probabilities and the largest element of rows of logits.
  */
 
-import { f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/expression.ts";
+import { f32, f32x4, type I32, i32, i32x4, type V128, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import type { FunctionHandle, ModuleBuilder } from "../assembler/module.ts";
 import { emitRowLoop } from "./row-loop.ts";
@@ -153,7 +153,7 @@ export function emitArgmax(module: ModuleBuilder, spec: Omit<LogitsSpec, "relaxe
 }
 
 /** Sets all lanes of `max` to the largest element of a row; NaN is never the largest. Moves `xAt` on. */
-export function emitMax(f: FunctionBuilder, max: Local<"v128">, xAt: Local<"i32">, width: number): void {
+export function emitMax(f: FunctionBuilder, max: Local<"v128">, xAt: Local<"i32">, width: I32): void {
   f.set(max, f32x4.const(LOWEST));
   emitRowLoop(
     f,
