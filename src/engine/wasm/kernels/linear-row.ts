@@ -8,14 +8,19 @@ import { type Expression, f32, f32x4, i32, v128 } from "../assembler/expression.
 import type { FunctionBuilder } from "../assembler/function.ts";
 import type { LinearParameters, LinearSpec } from "./linear.ts";
 import { emitSum, emitSumFour, fma } from "./vector-math.ts";
-import { type WeightReader, weightBytes, weightStep } from "./weights.ts";
+import { createWeightReader, type WeightReader, weightBytes, weightStep } from "./weights.ts";
 
-/** out[n] = x · weight[n] + bias[n] for n from `from` to `to`. */
+/**
+ * out[n] = x · weight[n] + bias[n] for n from `from` to `to`.
+ *
+ * @param factor - what the products are to be multiplied by
+ */
 export function emitOneToken(
   f: FunctionBuilder,
   spec: LinearSpec,
   { out, x, weight, scales, bias, from, to }: LinearParameters,
   reader: WeightReader,
+  factor = 1,
 ): void {
   const { inputs, weightType } = spec;
   const step = weightStep(weightType);
@@ -45,6 +50,7 @@ export function emitOneToken(
     );
     f.set(sums[0], f32x4.add(f32x4.add(sums[0], sums[1]), f32x4.add(sums[2], sums[3])));
     if (reader.scale) f.set(sums[0], f32x4.mul(sums[0], reader.scale));
+    if (factor !== 1) f.set(sums[0], f32x4.mul(sums[0], f32x4.const(factor)));
     f.set(total, emitSum(f, sums[0]));
     if (rest > 0) {
       f.doWhile(
@@ -59,6 +65,36 @@ export function emitOneToken(
     const column = (base: Expression<"i32">): Expression<"i32"> => i32.add(base, i32.shl(row, 2));
     f.store("f32.store", column(out), spec.bias ? f32.add(total, f32.load(column(bias))) : total);
   });
+}
+
+/**
+ * f16 weights are bits moved to an f32's place, 2^−112 times what they stand for. Some of that is made good in the inputs,
+ * the rest in the sums, so that nothing is left to do for each weight; in halves, so that nothing overflows or vanishes.
+ */
+const INPUT_FACTOR = 2 ** 48;
+const SUM_FACTOR = 2 ** 64;
+
+/** Whether weights are f16 in whole turns of the loop. */
+export function hasHalves({ weightType, inputs }: Pick<LinearSpec, "weightType" | "inputs">): boolean {
+  return weightType === "f16" && inputs % weightStep("f16") === 0;
+}
+
+/** The same with f16 weights, for inputs below 2^80. */
+export function emitOneTokenHalves(f: FunctionBuilder, spec: LinearSpec, parameters: LinearParameters): void {
+  const { x, scratch } = parameters;
+  const from = f.local("inputsFrom", "i32", x);
+  const at = f.local("inputsAt", "i32", scratch);
+  const end = f.local("inputsEnd", "i32", i32.add(scratch, 4 * spec.inputs));
+  f.doWhile(
+    () => {
+      f.storeVector(at, f32x4.mul(v128.load(from), f32x4.const(INPUT_FACTOR)));
+      f.set(from, i32.add(from, 16));
+      f.set(at, i32.add(at, 16));
+    },
+    () => i32.ltU(at, end),
+  );
+  const reader = createWeightReader(f, "f16", false);
+  emitOneToken(f, spec, { ...parameters, x: scratch }, reader, SUM_FACTOR);
 }
 
 /** The same with interleaved rows of f32, eight inputs a turn; `from` and `to` are multiples of 4. */

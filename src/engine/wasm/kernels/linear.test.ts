@@ -122,6 +122,23 @@ describe.each(MODES)("linear, %o", ({ relaxed }) => {
     }
   });
 
+  test("f16 rows of whole turns, with inputs small and large", () => {
+    for (const inputs of [16, 48, 1040]) check("f16", relaxed, { inputs, outputs: 7, tokens: 1, bias: true });
+    const spec: LinearSpec = { inputs: 16, outStride: 4, weightType: "f16", bias: false, relaxed };
+    for (const [x, bits, want] of [
+      [2 ** 79, 0x3c00, 2 ** 83], // 16 · x · 1
+      [2 ** 20, 0x0001, 1], // the smallest f16, 2^−24
+      [-3, 0x7bff, -48 * 65504],
+      [2 ** -30, 0x8400, -(2 ** -40)],
+    ]) {
+      const kernel = new KernelUnderTest((module) => emitLinear(module, spec));
+      const [out, input] = [kernel.reserve(4), kernel.put(new Float32Array(16).fill(x))];
+      const weight = kernel.put(new Uint8Array(Uint16Array.from({ length: 16 }, () => bits).buffer));
+      kernel.call("linear", out, input, weight, 0, 0, 1, 0, 1, kernel.reserve(linearScratchBytes(spec)));
+      expect(kernel.f32(out, 1)[0]).toBe(want);
+    }
+  });
+
   test("int8 rows of whole blocks", () => {
     for (const inputs of [32, 96, 1056]) check("int8", relaxed, { inputs, outputs: 7, tokens: 1, bias: true });
   });

@@ -20,7 +20,7 @@ import { PIECE_BYTES, PIECES_APART } from "../../interleaved-rows.ts";
 import { type Expression, f32, f32x4, type I32, i32, type V128, v128 } from "../assembler/expression.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import type { FunctionHandle, ModuleBuilder } from "../assembler/module.ts";
-import { emitOneToken, emitOneTokenInterleaved } from "./linear-row.ts";
+import { emitOneToken, emitOneTokenHalves, emitOneTokenInterleaved, hasHalves } from "./linear-row.ts";
 import { codesScratchBytes, emitOneTokenCodes, hasCodes } from "./linear-row-codes.ts";
 import { loadFirst } from "./row-loop.ts";
 import { emitSum, emitSumFour, type FloatingMode, fma } from "./vector-math.ts";
@@ -60,7 +60,8 @@ const GROUP_BYTES = 512 * 1024;
 /** Bytes of scratch memory that `linear` needs, aligned to 16. */
 export function linearScratchBytes(spec: Pick<LinearSpec, "inputs" | "weightType">): number {
   const rows = spec.weightType === "f32" ? 0 : ROWS * scratchStride(spec.inputs);
-  return hasCodes(spec) ? Math.max(rows, codesScratchBytes(spec)) : rows;
+  if (hasCodes(spec)) return Math.max(rows, codesScratchBytes(spec));
+  return hasHalves(spec) ? Math.max(rows, 4 * spec.inputs) : rows;
 }
 
 function scratchStride(inputs: number): number {
@@ -92,6 +93,7 @@ export function emitLinear(module: ModuleBuilder, spec: LinearSpec): FunctionHan
       () => {
         if (hasCodes(spec)) emitOneTokenCodes(f, spec, parameters);
         else if (spec.interleaved) emitOneTokenInterleaved(f, spec, parameters);
+        else if (hasHalves(spec)) emitOneTokenHalves(f, spec, parameters);
         else emitOneToken(f, spec, parameters, reader);
       },
       () => emitManyTokens(f, spec, parameters, reader),

@@ -91,8 +91,12 @@ function lanes(count: number, of: (i: number) => number): number[] {
   return Array.from({ length: count }, (_, i) => of(i));
 }
 
-/** Code that reads weights of one type; takes its locals from `f`. */
-export function createWeightReader(f: FunctionBuilder, type: WeightType): WeightReader {
+/**
+ * Code that reads weights of one type; takes its locals from `f`.
+ *
+ * @param scaled - whether f16 come as they are, not 2^−112 times
+ */
+export function createWeightReader(f: FunctionBuilder, type: WeightType, scaled = true): WeightReader {
   const none = { scale: null, startRow: () => {} };
   const zero = f.local("zero", "v128"); // stays 0
   const fours = [0, 1, 2, 3];
@@ -138,7 +142,7 @@ export function createWeightReader(f: FunctionBuilder, type: WeightType): Weight
         unpack: (pointer, use) => {
           for (const i of fours) {
             const moved = v128.and(i32x4.shl(v128.load16x4S(pointer, 8 * i), 13), mask);
-            use(i, f32x4.mul(moved, scale));
+            use(i, scaled ? f32x4.mul(moved, scale) : moved);
           }
         },
         one: (pointer) => f16ToF32(i32.load16s(pointer)),
