@@ -2,8 +2,9 @@
  * A program: kernel calls as numbers in memory, so that workers can run it without a message for each.
  *
  * Each call is a record of 20 words: function, items, grain, argument count, argument kinds (two bits each), then the
- * arguments. Items are dealt out to workers in equal runs of whole grains; a negative number of items is minus the address
- * of i32 [workers + 1], which says where each worker's run of items starts; grain 0 leaves all to the first worker.
+ * arguments. Items are dealt out to workers in equal runs of whole grains; grain 0 leaves all to the first worker. With a
+ * negative grain the number of items is in its place a quarter of the address of i32 [workers + 1], which says where each
+ * worker's run of items starts.
  *
  * Between calls all workers wait for each other, but not between two that the first worker runs alone: a small model's
  * calls take less time than a meeting of threads.
@@ -31,8 +32,9 @@ const LOCAL = 2;
 /** Calls of fewer operations than this are not worth a second thread (a meeting takes about two microseconds). */
 const ALONE_BELOW = 100_000;
 
-/** Grain of a call whose runs are open. */
-const OPEN = 2;
+/** Grains of calls whose runs start where pointers say: each worker's own, or open to the others. */
+const OWN_RUNS = -1;
+const OPEN_RUNS = -2;
 /** An open run is taken in this many parts. */
 const PARTS = 16;
 
@@ -102,11 +104,11 @@ export class Program {
     this.#shared = false;
   }
 
-  /** Items and grain of a record. */
+  /** Items, or a quarter of the address of pointers, and grain of a record. */
   #deal({ items, grain = 1, workerPointers, open = false, operations = Infinity }: Split): [number, number] {
     if (operations < ALONE_BELOW) return [items, 0];
     this.#shared = true;
-    return workerPointers === undefined ? [items, grain] : [-workerPointers, open ? OPEN : 1];
+    return workerPointers === undefined ? [items, grain] : [workerPointers / 4, open ? OPEN_RUNS : OWN_RUNS];
   }
 
   #grow(): void {
@@ -168,12 +170,12 @@ export function runProgram(
     const at = address / 4 + call * RECORD_WORDS;
     const items = words[at + 1];
     const grain = words[at + 2];
-    if (items < 0 && grain === OPEN && workers > 1) {
+    if (grain === OPEN_RUNS && workers > 1) {
       const taken = address / 4 + calls * RECORD_WORDS + call * workers;
       for (let n = 0; n < workers; n++) {
         const owner = (worker + n) % workers; // its own run first
-        const first = words[-items / 4 + owner];
-        const end = words[-items / 4 + owner + 1];
+        const first = words[items + owner];
+        const end = words[items + owner + 1];
         const part = Math.max(1, Math.floor((end - first) / PARTS));
         for (;;) {
           local[0] = first + Atomics.add(words, taken + owner, part);
@@ -183,9 +185,9 @@ export function runProgram(
         }
       }
     } else {
-      if (items < 0) {
-        local[0] = words[-items / 4 + worker];
-        local[1] = words[-items / 4 + worker + 1];
+      if (grain < 0) {
+        local[0] = words[items + worker];
+        local[1] = words[items + worker + 1];
       } else {
         const share = grain === 0 ? items : Math.ceil(items / grain / workers) * grain;
         local[0] = Math.min(items, worker * share);
