@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import { bf16ToNumber, f16ToNumber, numberToBf16, numberToF16 } from "./dtype.ts";
+import { bf16RowToF32, bf16ToNumber, f16RowToF32, f16ToNumber, numberToBf16, numberToF16 } from "./dtype.ts";
 
 it("every half-precision value survives the round trip through a number", () => {
   for (let bits = 0; bits < 0x10000; bits++) {
@@ -51,4 +51,15 @@ it("half-precision rounding picks the nearest value", () => {
 it("bfloat16 rounds ties to even", () => {
   expect(numberToBf16(1 + 2 ** -8)).toBe(0x3f80);
   expect(numberToBf16(1 + 3 * 2 ** -8)).toBe(0x3f82);
+});
+
+it.each([
+  ["f16", f16RowToF32, f16ToNumber],
+  ["bf16", bf16RowToF32, bf16ToNumber],
+] as const)("a row of %s bits holds what they are one by one", (_, convert, one) => {
+  const bits = Uint16Array.from({ length: 65536 }, (_, n) => n);
+  const out = new Float32Array(65537).fill(7);
+  convert(out, bits);
+  expect(bits.findIndex((b) => !Object.is(out[b], one(b)))).toBe(-1);
+  expect(out[65536]).toBe(7);
 });

@@ -100,6 +100,25 @@ export function bf16ToNumber(bits: number): number {
   return asFloat[0] as number;
 }
 
+/** Writes the values of bfloat16 bits; exact. */
+export function bf16RowToF32(out: Float32Array, bits: Uint16Array): void {
+  const words = new Uint32Array(out.buffer, out.byteOffset, bits.length);
+  for (let n = 0; n < bits.length; n++) words[n] = (bits[n] as number) << 16;
+}
+
+/** Writes the values of half-precision bits; exact. */
+export function f16RowToF32(out: Float32Array, bits: Uint16Array): void {
+  const words = new Uint32Array(out.buffer, out.byteOffset, bits.length);
+  for (let n = 0; n < bits.length; n++) {
+    const half = bits[n] as number;
+    words[n] = ((half & 0x8000) << 16) | ((half & 0x7fff) << 13); // see `f16ToNumber`
+  }
+  for (let n = 0; n < bits.length; n++) {
+    const value = (out[n] as number) * 2 ** 112;
+    out[n] = Math.abs(value) < 65536 ? value : f16ToNumber(bits[n] as number);
+  }
+}
+
 /** The bfloat16 bits nearest to `value` rounded to f32 (ties to even). */
 export function numberToBf16(value: number): number {
   if (Number.isNaN(value)) return 0x7fc0;

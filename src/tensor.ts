@@ -2,7 +2,7 @@
  * A tensor is an element type, a shape and a typed array in row-major order. No arithmetic lives here.
  */
 
-import { allocate, bf16ToNumber, bytesPerElement, type DType, type DTypeArrays, f16ToNumber, holds } from "./dtype.ts";
+import { allocate, bf16RowToF32, bytesPerElement, type DType, type DTypeArrays, f16RowToF32, holds } from "./dtype.ts";
 import { ShapeError } from "./errors.ts";
 
 /** Row-major values of one element type. `data.length` equals the product of `shape`. */
@@ -106,12 +106,18 @@ export function toF32(t: Tensor): Float32Array {
     case "f64":
       return Float32Array.from(t.data);
     case "f16":
-      return Float32Array.from(t.data, f16ToNumber);
+      return converted(t.data, f16RowToF32);
     case "bf16":
-      return Float32Array.from(t.data, bf16ToNumber);
+      return converted(t.data, bf16RowToF32);
     default:
       throw new ShapeError("toF32", "a floating-point tensor", { dtype: t.dtype });
   }
+}
+
+function converted(bits: Uint16Array, convert: (out: Float32Array, bits: Uint16Array) => void): Float32Array {
+  const out = new Float32Array(bits.length);
+  convert(out, bits);
+  return out;
 }
 
 /** Heads `first` to `first` + `count` − 1 of x [T, H, W], copied to [T, count, W]. */

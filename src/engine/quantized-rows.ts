@@ -74,13 +74,21 @@ export function decodeQ8(row: Float32Array, bytes: Uint8Array): void {
 export function encodeQ4(bytes: Uint8Array, row: Float32Array): boolean {
   for (let start = 0, at = 0; start < row.length; start += BLOCK, at += Q4_BYTES) {
     let extreme = 0; // the first of largest magnitude, with its sign
-    for (let k = start; k < start + BLOCK; k++) if (Math.abs(row[k]) > Math.abs(extreme)) extreme = row[k];
+    let most = 0;
+    for (let k = start; k < start + BLOCK; k++) {
+      const magnitude = Math.abs(row[k]);
+      if (magnitude > most) {
+        most = magnitude;
+        extreme = row[k];
+      }
+    }
     const scale = extreme / -8;
     if (!writeScale(bytes, at, scale)) return false;
     const inverse = inverseOf(scale);
-    const code = (x: number): number => Math.min(15, Math.fround(Math.fround(x * inverse) + 8.5)) | 0;
     for (let i = 0; i < BLOCK / 2; i++) {
-      bytes[at + SCALE_BYTES + i] = code(row[start + i]) | (code(row[start + BLOCK / 2 + i]) << 4);
+      const low = Math.fround(Math.fround(row[start + i] * inverse) + 8.5) | 0;
+      const high = Math.fround(Math.fround(row[start + BLOCK / 2 + i] * inverse) + 8.5) | 0;
+      bytes[at + SCALE_BYTES + i] = (low > 15 ? 15 : low) | ((high > 15 ? 15 : high) << 4);
     }
   }
   return true;
@@ -100,15 +108,22 @@ export function decodeQ4(row: Float32Array, bytes: Uint8Array): void {
 
 function largest(row: Float32Array, from: number, to: number): number {
   let max = 0;
-  for (let k = from; k < to; k++) max = Math.max(max, Math.abs(row[k]));
+  for (let k = from; k < to; k++) {
+    const magnitude = Math.abs(row[k]);
+    if (magnitude > max) max = magnitude;
+  }
   return max;
 }
+
+/** Added to a number of magnitude below 2^51, it leaves the nearest integer in the lowest bits; halves go to even ones. */
+const ROUNDER = 1.5 * 2 ** 52;
+const AWAY = 1 + 2 ** -40; // moves halves, and nothing else of f32, beyond the tie
 
 function writeCodes(bytes: Uint8Array, at: number, row: Float32Array, from: number, to: number, scale: number): void {
   const inverse = inverseOf(scale);
   for (let k = from; k < to; k++) {
     const x = Math.fround(row[k] * inverse);
-    bytes[at + k - from] = x < 0 ? x - 0.5 : x + 0.5; // storing cuts what is behind the point
+    bytes[at + k - from] = x * AWAY + ROUNDER - ROUNDER;
   }
 }
 

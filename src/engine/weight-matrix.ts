@@ -2,7 +2,7 @@
  * Weight matrices: the element types they are kept in, and the way from one type to another, a row at a time.
  */
 
-import { bf16ToNumber, type DTypeArrays, f16ToNumber, numberToBf16, numberToF16 } from "../dtype.ts";
+import { bf16RowToF32, type DTypeArrays, f16RowToF32, numberToBf16, numberToF16 } from "../dtype.ts";
 import { FormatError, ShapeError } from "../errors.ts";
 import { sizeOf, type Tensor } from "../tensor.ts";
 import { canInterleave, readInterleaved, writeInterleaved } from "./interleaved-rows.ts";
@@ -167,13 +167,9 @@ function rowReader(source: MatrixSource, where: string): (n: number, row: Float3
     case "f64":
       return (n, row) => row.set(source.data.subarray(n * K, (n + 1) * K));
     case "f16":
-      return (n, row) => {
-        for (let k = 0; k < K; k++) row[k] = f16ToNumber(source.data[n * K + k]);
-      };
+      return (n, row) => f16RowToF32(row, source.data.subarray(n * K, (n + 1) * K));
     case "bf16":
-      return (n, row) => {
-        for (let k = 0; k < K; k++) row[k] = bf16ToNumber(source.data[n * K + k]);
-      };
+      return (n, row) => bf16RowToF32(row, source.data.subarray(n * K, (n + 1) * K));
     default:
       throw new ShapeError(where, "a floating-point matrix", { dtype: source.dtype });
   }
