@@ -234,8 +234,9 @@ describe("phasor start", () => {
     ]) {
       expect(stdout.split(way).length).toBeGreaterThan(3); // in the table, and below each question
     }
-    expect(stdout).toMatch(/A text of \d+ tokens, a cache of 64: \d+\.\d times too small/);
-    expect(stdout).toMatch(/Forgotten by SnapKV, re-rotated .* \d+ % of the text/);
+    expect(stdout).toMatch(/^A text of \d+ tokens, a cache of 64: \d+\.\d times too small\.\n/);
+    expect(stdout).toMatch(/\nWhat "SnapKV, re-rotated" forgot for the first question: \d+ % of the text, as\n {4}… /);
+    expect(Math.max(...stdout.split("\n").map((line) => line.length))).toBeLessThanOrEqual(80);
   });
 
   test("as JSON holds every answer and the report of what was forgotten", async () => {
@@ -250,9 +251,9 @@ describe("phasor start", () => {
     await writeFile(file, "Once upon a time there was a dog.");
     const { code, stdout } = await phasor(["start", "-m", MODEL, "-f", file, "--ask", "Who?", "--budget", "200"]);
     expect(code).toBe(0);
-    expect(stdout).toMatch(/^A text of \d+ tokens, a cache of 200: which holds all of it\. /);
+    expect(stdout).toMatch(/^A text of \d+ tokens, a cache of 200: which holds all of it\.\n/);
     expect(stdout).toMatch(
-      /\nForgotten by SnapKV, re-rotated when it knew the first question: nothing; every token is still held by some head\.\n$/,
+      /\nWhat "SnapKV, re-rotated" forgot for the first question: nothing\.\nSome head holds every token\.\n$/,
     );
   });
 
@@ -292,7 +293,7 @@ describe("a cache that forgets", () => {
         ...[1, ""],
         `phasor: ${file}: a cache with room for the rows that were saved; got savedRows=48, savedBudget=48, budget=12, ` +
           "prefill-chunk=4, max-cache-bytes=24576. " +
-          "Give --budget or --max-cache-bytes as the cache was saved with, or a larger --prefill-chunk.\n",
+          "Give --policy and --budget or --max-cache-bytes as the cache was saved with, or a larger --prefill-chunk.\n",
       ]);
     } finally {
       await rm(folder, { recursive: true });
@@ -478,6 +479,26 @@ describe("errors are one line on stderr", () => {
     await refused(
       ["generate", "-m", MODEL, "-p", "Once upon a time ".repeat(200), "--ask", "Who?"],
       /^phasor: generate: text and question must fit the context of 512 positions; got cachedPositions=0, textTokens=\d+, questionTokens=\d+\. Give --budget with --rerotate to read a longer text, or raise --context if the model can go further\.\n$/,
+    );
+  });
+
+  test("questions about nothing", async () => {
+    const file = join(folder, "empty.txt");
+    await writeFile(file, "\n");
+    for (const text of [[], ["-f", file]]) {
+      await refused(
+        ["generate", "-m", MODEL, ...text, "--ask", "Who?"],
+        "phasor: generate: a text to ask about; got characters=0. Give --prompt, --file or --load-cache.",
+      );
+    }
+  });
+
+  test("what the cache refuses, in the command's own words", async () => {
+    await refused(
+      ["generate", "-m", MODEL, "-p", "a", "--max-cache-bytes", "1000"],
+      "phasor: generate: --max-cache-bytes must hold the budget and one chunk in every layer; got max-cache-bytes=1000, " +
+        "neededBytes=3040, tokens=2. Raise --max-cache-bytes, lower --budget or --prefill-chunk, or choose --cache-dtype " +
+        "int8 or int4.",
     );
   });
 

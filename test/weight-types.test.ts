@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
-import { createReferenceBackend, createWasmBackend } from "../src/engine/index.ts";
+import { type Backend, createReferenceBackend, createWasmBackend } from "../src/engine/index.ts";
 import { addComparison, noSums } from "../src/evaluate/distributions.ts";
 import {
   type DecoderModel,
@@ -153,6 +153,32 @@ describe("loadModel with weights", () => {
     const message = 'weights must be one of stored, f32, f16, bf16, int8, q8_0, q4_0; got weights="q5_1".';
     await expect(loadModel(tinyLlama(), { weights })).rejects.toThrow(`loadModel: ${message}`);
     await expect(inspectModel(tinyLlama(), { weights })).rejects.toThrow(`inspectModel: ${message}`);
+  });
+
+  it("leaves nothing behind in the backend when it fails or is stopped", async () => {
+    const files = tinyLlama(sizes, (tensors) => {
+      tensors["model.layers.2.mlp.up_proj.weight"].data[64 * 3 + 7] = Number.NaN;
+    });
+    const backend = await createWasm();
+    const before = backend.usedBytes;
+    await expect(loadModel(files, { backend, weights: "int8" })).rejects.toThrow("weights that int8 can hold");
+    const stop = new AbortController();
+    const onProgress = ({ loadedTensors }: LoadProgress): void => {
+      if (loadedTensors === 5) stop.abort();
+    };
+    await expect(loadModel(tinyLlama(sizes), { backend, onProgress, signal: stop.signal })).rejects.toThrow("aborted");
+    await backend.flush();
+    expect(backend.usedBytes).toBe(before);
+    const model = await loadModel(tinyLlama(sizes), { backend });
+    expect((await model.forward({ tokens: [1, 2] })).data.every(Number.isFinite)).toBe(true);
+  });
+
+  it("refuses the name of a backend in place of one", async () => {
+    const backend = "reference" as unknown as Backend;
+    await expect(loadModel(tinyLlama(), { backend })).rejects.toThrow(
+      'loadModel: backend must be what createBackend gives; got backend="reference". ' +
+        'Pass backend: await createBackend({ backend: "reference" }), for example.',
+    );
   });
 
   it("refuses weights that the type cannot hold, by the tensor's name", async () => {

@@ -21,6 +21,7 @@ import {
 import { loadModel, type WeightChoice } from "../model/index.ts";
 import { interruptible } from "./interrupt.ts";
 import { addBackendOptions } from "./model-options.ts";
+import { inOptions } from "./option-words.ts";
 import { checkThreads, parseCounts, parsePolicies, parseText, parseWords, wholeNumber } from "./options.ts";
 import { note, print, startProgress } from "./output.ts";
 import { checkOutputFile, checkOutputFolder, makeOutputFolder, writeOutputFile } from "./output-paths.ts";
@@ -156,6 +157,7 @@ async function evaluateModel(options: EvalSettings): Promise<void> {
     } finally {
       progress.end();
     }
+    rows = rows.map((row) => (row.refused === undefined ? row : { ...row, refused: inOptions(row.refused, "eval") }));
     await writeResults(options, rows); // first: whoever reads the tables may have had enough of them
     await print(evaluationTable(rows) + retrievalTables(rows));
     note(`${rows.length} settings in ${((performance.now() - start) / 1000).toFixed(0)} s`);

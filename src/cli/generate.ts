@@ -143,6 +143,7 @@ export async function generateText(settings: GenerateSettings): Promise<void> {
   if (loadCache !== undefined) await checkInputFile("generate", "cache", "file", loadCache);
   if (saveCache !== undefined) await checkReplacedFile("generate", "save-cache", saveCache);
   const prompt = await readPrompt(settings);
+  checkText(settings, prompt);
   await interruptible(async (signal) => {
     using model = await load(settings, signal);
     const made = {
@@ -234,6 +235,13 @@ function checkQuestion({ policy, ask: questions = [], loadCache }: GenerateSetti
   );
 }
 
+/** Refuses questions about nothing. */
+function checkText({ ask: questions, loadCache }: GenerateSettings, text: string): void {
+  if (questions === undefined || loadCache !== undefined || text.trim() !== "") return;
+  const hint = "Give --prompt, --file or --load-cache.";
+  throw new ConfigError("generate", "a text to ask about", { characters: text.length }, hint);
+}
+
 /** Refuses to save a cache that remembers tokens, to run them again. */
 function checkSaving({ saveCache, onFrequencyChange }: GenerateSettings): void {
   if (saveCache === undefined || onFrequencyChange !== "reprefill") return;
@@ -281,7 +289,7 @@ function noRoom(path: string, got: ErrorValues): BudgetError {
     path,
     "a cache with room for the rows that were saved",
     Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)),
-    "Give --budget or --max-cache-bytes as the cache was saved with, or a larger --prefill-chunk.",
+    "Give --policy and --budget or --max-cache-bytes as the cache was saved with, or a larger --prefill-chunk.",
   );
 }
 

@@ -46,7 +46,7 @@ or failed, 2 a mistake in the options, 130 interrupted.`,
       note("phasor: interrupted");
     } else {
       process.exitCode = 1;
-      reportError(error);
+      reportError(error, process.argv[2]);
     }
   }
 }

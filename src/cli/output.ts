@@ -5,6 +5,7 @@
 import { once } from "node:events";
 import ora from "ora";
 import { PhasorError } from "../errors.ts";
+import { messageInOptions } from "./option-words.ts";
 
 /** Writes to stdout and waits while the reader is slower. */
 export async function print(text: string): Promise<void> {
@@ -56,9 +57,13 @@ export function startProgress(text: string): Progress {
   };
 }
 
-/** Tells an error in one line; with PHASOR_DEBUG in the environment, its stack as well. */
-export function reportError(error: unknown): void {
-  const message = error instanceof Error ? error.message : String(error);
+/**
+ * Tells an error in one line; with PHASOR_DEBUG in the environment, its stack as well.
+ *
+ * @param command - whose options the message shall name
+ */
+export function reportError(error: unknown, command = ""): void {
+  const message = messageInOptions(error, command);
   const hint = error instanceof PhasorError ? "" : " (set PHASOR_DEBUG=1 to see where)";
   if (process.env.PHASOR_DEBUG && error instanceof Error) note(error.stack ?? message);
   else note(`phasor: ${message.replaceAll("\n", " ")}${hint}`);

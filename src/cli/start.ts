@@ -39,6 +39,8 @@ type Way = {
   readonly options: (budget: number) => ModelCacheOptions;
 };
 
+/** What leaves lines of 80 columns. */
+const [SAMPLE_LETTERS, ANSWER_LETTERS] = [72, 50];
 /** Tokens that SnapKV always keeps; a budget must exceed them. */
 const WINDOW = 16;
 
@@ -104,7 +106,7 @@ async function start(settings: StartSettings): Promise<void> {
     if (model.tokenizer === undefined)
       throw new ConfigError("start", "a model with a tokenizer", { model: settings.model });
     if (budget >= model.maxPositions) {
-      const got = { budget, maxPositions: model.maxPositions };
+      const got = { budget, positions: model.maxPositions };
       throw new ConfigError("start", "a budget below the model's positions", got, "Lower --budget.");
     }
     const length = model.tokenizer.encode(document.text).length;
@@ -173,8 +175,8 @@ function describe(
     ];
   });
   const lines = [
-    `A text of ${length} tokens, a cache of ${budget}: ${fits}. The model was trained on texts of up to ` +
-      `${model.maxPositions} tokens.`,
+    `A text of ${length} tokens, a cache of ${budget}: ${fits}.`,
+    `The model was trained on texts of up to ${model.maxPositions} tokens.`,
     "",
     ...table([head, ...rows]),
     "",
@@ -183,7 +185,7 @@ function describe(
       ...trials.map(({ way, result }) => {
         const { given } = result.answers[n];
         const mark = known ? (isExactAnswer(given, answer) ? "✓ " : "✗ ") : "";
-        return `    ${way.name.padEnd(24)}${mark}${given}`;
+        return `    ${way.name.padEnd(24)}${mark}${shortened(given, ANSWER_LETTERS)}`;
       }),
     ]),
     "",
@@ -194,11 +196,11 @@ function describe(
 }
 
 function describeForgotten(report: CacheReport): string[] {
-  const who = `Forgotten by ${WAYS[1].name} when it knew the first question: `;
-  if (report.forgotten.length === 0) return [`${who}nothing; every token is still held by some head.`];
+  const who = `What "${WAYS[1].name}" forgot for the first question: `;
+  if (report.forgotten.length === 0) return [`${who}nothing.`, "Some head holds every token."];
   const texts = samples(report).filter((text) => text !== "");
   const share = `${who}${forgottenShare(report)} of the text`;
-  return texts.length === 0 ? [`${share}.`] : [`${share}, for example`, ...texts.map((text) => `    … ${text} …`)];
+  return texts.length === 0 ? [`${share}.`] : [`${share}, as`, ...texts.map((text) => `    … ${text} …`)];
 }
 
 /** The share of tokens that no head holds. */
@@ -211,7 +213,7 @@ function samples({ forgotten }: CacheReport): string[] {
   const longest = [...forgotten].sort((a, b) => b.range[1] - b.range[0] - (a.range[1] - a.range[0])).slice(0, 3);
   return longest
     .sort((a, b) => a.range[0] - b.range[0])
-    .map(({ text = "" }) => text.replaceAll(/\s+/g, " ").trim().slice(0, 90));
+    .map(({ text = "" }) => shortened(text.replaceAll(/\s+/g, " ").trim(), SAMPLE_LETTERS));
 }
 
 /** Columns as wide as their widest cell, the first aligned to the left. */
@@ -220,6 +222,14 @@ function table(rows: readonly (readonly string[])[]): string[] {
   return rows.map((cells) =>
     cells.map((cell, n) => (n === 0 ? cell.padEnd(widths[n]) : cell.padStart(widths[n]))).join("   "),
   );
+}
+
+/** At most so many letters, whole words where there are any. */
+function shortened(text: string, most: number): string {
+  if (text.length <= most) return text;
+  const start = text.slice(0, most + 1);
+  const end = start.lastIndexOf(" ");
+  return start.slice(0, end > 0 ? end : most);
 }
 
 function percent(share: number): string {

@@ -222,6 +222,19 @@ describe("refusals", () => {
     );
   });
 
+  test.each([
+    [0x7c00, Infinity],
+    [0xfc00, -Infinity],
+    [0x7e01, Number.NaN],
+  ])("f16 that are stored as f16 must be finite, unlike the bits %d", (bits, value) => {
+    const halves = tensor("f16", [3, 64], new Uint16Array(3 * 64).fill(0x7bff)); // 65504, the largest there is
+    expect(weightsToF32(convert(halves, "f16"))[64 + 37]).toBe(65504);
+    halves.data[64 + 37] = bits;
+    expect(thrownBy(() => convert(halves, "f16"))).toBe(
+      `FormatError: weight: weights that f16 can hold; got row=1, column=37, value=${value}. ${HINT}`,
+    );
+  });
+
   test("f32 and bf16 take what is not finite", () => {
     for (const value of [NaN, Infinity]) {
       expect(weightsToF32(convert(withWeight(value), "bf16"))[64 + 37]).toBe(value);

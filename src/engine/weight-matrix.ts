@@ -113,7 +113,8 @@ export function createMatrix(
  * @throws ShapeError when the source holds integers
  */
 export function convertWeights(target: WeightMatrix, source: MatrixSource, where: string): void {
-  if (target.dtype === source.dtype && isInterleaved(target) === isInterleaved(source)) {
+  const same = target.dtype === source.dtype && isInterleaved(target) === isInterleaved(source);
+  if (same && (source.dtype !== "f16" || allFiniteHalves(source.data))) {
     target.data.set(source.data);
     if (target.dtype === "int8" && source.dtype === "int8") target.scales.set(source.scales);
     return;
@@ -227,4 +228,10 @@ function allFinite(row: Float32Array): boolean {
   let sum = 0;
   for (let k = 0; k < row.length; k++) sum += row[k] * 0; // NaN once one is not finite
   return sum === 0;
+}
+
+/** Whether f16 are all finite: kernels would take others for numbers beyond 65504. */
+function allFiniteHalves(bits: Uint16Array): boolean {
+  for (let i = 0; i < bits.length; i++) if ((bits[i] & 0x7c00) === 0x7c00) return false;
+  return true;
 }

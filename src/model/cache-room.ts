@@ -48,6 +48,13 @@ export function hasForgotten(cache: ModelCache): boolean {
   );
 }
 
+/** Whether heads of a layer hold unequal numbers of rows. */
+export function hasUnevenHeads(cache: ModelCache): boolean {
+  return cache.plan.layers.some(({ kvHeads }, layer) =>
+    Array.from({ length: kvHeads }).some((_, head) => cache.length(layer, head) !== cache.length(layer, 0)),
+  );
+}
+
 /** Rows that the window of queries has from the start, where bytes are promised. */
 export function queryRoom(cache: ModelCache): number | undefined {
   const { aside } = cache.plan;

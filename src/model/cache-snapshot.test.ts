@@ -3,7 +3,15 @@ import { expectClose } from "../../test/support/expect-close.ts";
 import { tinyLlama } from "../../test/support/tiny-llama.ts";
 import { F32_COMPUTED } from "../../test/support/tolerances.ts";
 import { crc32 } from "../cache/crc32.ts";
-import { adaptiveHeads, expectedAttention, keyDiff, knorm, observedAttention, snapKV } from "../compress/index.ts";
+import {
+  adaptiveHeads,
+  expectedAttention,
+  keyDiff,
+  knorm,
+  observedAttention,
+  snapKV,
+  tova,
+} from "../compress/index.ts";
 import { createReferenceBackend, createWasmBackend } from "../engine/index.ts";
 import type { ModelCacheOptions } from "./cache-options.ts";
 import type { DecoderModel } from "./language-model.ts";
@@ -88,6 +96,21 @@ describe("snapshots", () => {
     const rows = smaller.report().layers.flat();
     expect(rows.reduce((sum, head) => sum + head.rows, 0)).toBeLessThanOrEqual(6 * (budget + 1));
     if (options.maxBytes) expect(smaller.peakAllocatedBytes).toBeLessThanOrEqual(options.maxBytes);
+  });
+
+  it.each<[string, ModelCacheOptions]>([
+    ["the last query, for what was generated", { policy: tova(), rerotate: true }],
+    ["the last queries, for a prompt", { policy: snapKV({ window: 4 }) }],
+    ["queries expected", { policy: expectedAttention() }],
+  ])("without queries lose their oldest in a smaller cache whose policy looks from %s", async (_, options) => {
+    const cache = model.createCache({ policy: keyDiff(), budget: 20, prefillChunk: 9, rerotate: true });
+    await model.prefill(cache, text(20));
+    const smaller = model.createCache({ ...options, budget: 9, prefillChunk: 12 });
+    await smaller.restore(await savedOf(cache));
+    await model.forward({ tokens: [3], cache: smaller });
+    expect([...smaller.sources(1, 1)]).toEqual([0, 1, 2, 3, 15, 16, 17, 18, 19, 20]);
+    await model.prefill(smaller, text(30, 2));
+    expect([smaller.length(), smaller.tokensSeen]).toEqual([9, 51]);
   });
 
   it("keep what they know of attention where heads come apart", async () => {

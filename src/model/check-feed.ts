@@ -49,7 +49,10 @@ export function checkPrompt(cache: ModelCache, { tokens, remaining, question, qu
         ...{ policy: prefill.name, tokens: prompt, promptTokens: aside.promptTokens, capacity },
         maxBytes: cache.options.maxBytes,
       },
-      "Raise maxBytes, shorten the text, choose int8 or int4 elements, or a policy that runs between chunks, such as keyDiff().",
+      (aside.promptTokens < cache.owner.config.maxPositions
+        ? "Raise maxBytes, choose int8 or int4 elements, shorten the text"
+        : "The model has no more positions: shorten the text") +
+        ", or choose a policy that runs between chunks, such as keyDiff().",
     );
   }
   const rows = prefill.needs.queries === "question" ? windowRows(questionTail) : 0;

@@ -60,6 +60,7 @@ export class WeightLoader {
   readonly #onTensor: (name: string, kept: KeptType) => void;
   readonly #signal: AbortSignal | undefined;
   readonly #keeping: WeightKeeping;
+  readonly #loaded: (Tensor | WeightMatrix)[] = [];
 
   /**
    * @param checkpoint - the weight files
@@ -89,6 +90,7 @@ export class WeightLoader {
    */
   async vector(name: string, size: number): Promise<Tensor<"f32">> {
     const vector = this.#backend.vector(await this.#read(name, [size]));
+    this.#loaded.push(vector);
     this.#onTensor(name, { type: "f32", fallback: false });
     return vector;
   }
@@ -102,6 +104,7 @@ export class WeightLoader {
     const tensor = await this.#read(name, [outputs, inputs]);
     const kept = keptType(this.#keeping, name, tensor);
     const matrix = this.#backend.matrix(tensor, kept.type, name);
+    this.#loaded.push(matrix);
     this.#onTensor(name, kept);
     return matrix;
   }
@@ -124,5 +127,10 @@ export class WeightLoader {
   async linear(name: string, outputs: number, inputs: number, withBias = false): Promise<LinearWeights> {
     const weight = await this.matrix(`${name}.weight`, outputs, inputs);
     return withBias ? { weight, bias: await this.vector(`${name}.bias`, outputs) } : { weight };
+  }
+
+  /** Gives back all that was loaded. */
+  release(): void {
+    for (const weights of this.#loaded.splice(0)) this.#backend.release(weights);
   }
 }

@@ -3,11 +3,11 @@
  * never holds more than that and one chunk.
  */
 
-import { type Amount, keptCount, type Policy } from "../compress/index.ts";
+import { type Amount, keptCount, type Policy, rerotated, streamingLLM } from "../compress/index.ts";
 import type { Backend } from "../engine/index.ts";
 import { planFrequencyChange, type RotaryLayer } from "../rope/index.ts";
 import { f32, type Tensor } from "../tensor.ts";
-import { hasForgotten, meanLength, queryRoom, roomOf } from "./cache-room.ts";
+import { hasForgotten, hasUnevenHeads, meanLength, queryRoom, roomOf } from "./cache-room.ts";
 import { checkOneText, checkPrompt, looksFromQueries, noRoom } from "./check-feed.ts";
 import { addAttentionMass, type CompressionParts, compressCache } from "./compress-cache.ts";
 import type { Decoder, LayerListener, StepObserver, TokenBatch } from "./decoder.ts";
@@ -207,27 +207,45 @@ async function shrink(
   const asked = asksAtEnd || input.question !== undefined;
   const midPrompt = more && compression.once && !overdue;
   const lacksQuestion = overdue && !asked && prefill !== undefined && needsQuestion(prefill);
-  if (!decoding && !midPrompt && !lacksQuestion && prefill && suits(prefill, cache, asked)) {
+  // What was generated may have left no room for a question to look from.
+  const asideTokens = !asksAtEnd && looksFromQueries(cache) ? (input.question?.length ?? 0) : 0;
+  const isFull = roomOf(cache) < asideTokens;
+  if (!decoding && !midPrompt && !lacksQuestion && !isFull && prefill && suits(prefill, cache, asked)) {
     const amount = prefillAmount(cache, prefill);
-    if (input.question !== undefined && !asksAtEnd && looksFromQueries(cache)) {
+    const isUneven = prefill.evenHeads && hasUnevenHeads(cache);
+    if (input.question !== undefined && !asksAtEnd && !isUneven && looksFromQueries(cache)) {
       await compressWithQuestion(parts, task, cache, prefill, amount, input.question);
       return;
     }
     const question = asksAtEnd ? { tokens: input.questionTail ?? 0, forgetFrom: undefined } : undefined;
-    await compressCache(task, cache, { policy: prefill, amount, queries: cache.queries, question });
+    const policy = able(prefill, cache, amount);
+    if (policy) await compressCache(task, cache, { policy, amount, queries: cache.queries, question });
     if (question) cache.progress.hadQuestion = true;
     // Where bytes are promised, the queries of a whole prompt do not stay when nobody will look from them again.
     if (cache.plan.aside?.promptQueryRows) cache.queries.clear();
     return;
   }
   if (compression.decoding === undefined) return;
-  const { policy } = compression.decoding;
   const amount = compression.decoding.amount(cache.tokensSeen);
   if (amount?.budget !== undefined && meanLength(cache) <= amount.budget) {
     cache.progress.sinceLast = 0;
     return;
   }
-  await compressCache(task, cache, { policy, amount, queries: cache.queries });
+  const policy = able(compression.decoding.policy, cache, amount);
+  if (policy) await compressCache(task, cache, { policy, amount, queries: cache.queries });
+}
+
+/**
+ * The policy, or one by age where it cannot look: operations between two steps forget the queries, and leave heads that
+ * hold other tokens with unequal numbers of them. Undefined where nothing says how many would stay.
+ */
+function able(policy: Policy, cache: ModelCache, amount: Amount | undefined): Policy | undefined {
+  const { queries, unrotatedQueries } = policy.needs;
+  const looks = (typeof queries === "number" && queries > 0) || unrotatedQueries;
+  const isAble = (!looks || cache.queries.length > 0) && !(policy.evenHeads && hasUnevenHeads(cache));
+  if (isAble) return policy;
+  if (amount === undefined) return undefined;
+  return policy.effects.includes("moves keys") ? rerotated(streamingLLM()) : streamingLLM();
 }
 
 /** Whether the policy for prompts can run again; where it cannot, that for generated tokens takes its place. */

@@ -4,6 +4,7 @@
 
 import { ConfigReader } from "../config-reader.ts";
 import { type Backend, createBackend, type WeightType } from "../engine/index.ts";
+import { ConfigError } from "../errors.ts";
 import type { DecoderConfig } from "./config.ts";
 import { WeightLoader } from "./decoder-weights.ts";
 import type { Family } from "./families/family.ts";
@@ -28,7 +29,7 @@ export type LoadProgress = {
 
 /** Options of {@link loadModel}. */
 export type LoadOptions = {
-  /** Where the model runs; WASM on all cores when absent. */
+  /** Where the model runs; WASM on all cores when absent. It holds nothing of a model that fails to load. */
   backend?: Backend;
   /**
    * Element type of the matrices, which are converted one at a time as they are read; "stored", the type of the file,
@@ -57,11 +58,20 @@ const MAX_TOKENIZER_BYTES = 2 ** 27;
  *
  * @param folder - a path (Node, Deno, Bun), or the files themselves (anywhere)
  * @returns the model, ready to run
- * @throws ConfigError for a missing file, an unknown architecture, a bad config value or an unknown type of weights
+ * @throws ConfigError for a missing file, an unknown architecture, a bad config value, an unknown type of weights, or
+ * the name of a backend in place of one
  * @throws FormatError for damaged files, and tensors that do not fit the config or the type of weights
  */
 export async function loadModel(folder: string | ModelFiles, options: LoadOptions = {}): Promise<DecoderModel> {
   const choice = checkWeightChoice("loadModel", options.weights ?? "stored");
+  if (options.backend !== undefined && typeof options.backend !== "object") {
+    throw new ConfigError(
+      "loadModel",
+      "backend must be what createBackend gives",
+      { backend: options.backend },
+      'Pass backend: await createBackend({ backend: "reference" }), for example.',
+    );
+  }
   const files = typeof folder === "string" ? await openModelFolder(folder) : folder;
   const { config, generation, family, reader } = await describeModel(files);
   const tokenizer = await loadTokenizer(files);
@@ -76,8 +86,14 @@ export async function loadModel(folder: string | ModelFiles, options: LoadOption
   };
   const keeping = { weights: choice, headTensor: family.headTensor(config) };
   const loader = new WeightLoader(checkpoint, backend, onTensor, options.signal, keeping);
-  const weights = await family.loadWeights(loader, config, reader);
-  return new DecoderModel({ config, weights, backend, generation, ...(tokenizer && { tokenizer }) });
+  try {
+    const weights = await family.loadWeights(loader, config, reader);
+    return new DecoderModel({ config, weights, backend, generation, ...(tokenizer && { tokenizer }) });
+  } catch (error) {
+    if (options.backend) loader.release();
+    else backend.dispose(); // nobody else knows of it
+    throw error;
+  }
 }
 
 /**

@@ -125,6 +125,32 @@ describe("prefill", () => {
     expect(rows).toEqual([32, 32, 32]);
   });
 
+  it("reads on where what was generated left no room for the question", async () => {
+    const cache = model.createCache({ policy: finch(), budget: 48, rerotate: true, prefillChunk: 20 });
+    await model.prefill(cache, text(60), { question: text(5, 3) });
+    await continueText(cache, text(1), 6);
+    const question = text(17, 4);
+    expect(cache.length()).toBeGreaterThan(48 + 20 - 17);
+    await model.prefill(cache, text(50, 7), { question });
+    expect([cache.length(), cache.tokensSeen]).toEqual([48, 60 + 7 + 50]);
+  });
+
+  it("goes by age where heads hold unequal numbers of tokens, which its policy does not take", async () => {
+    const cache = model.createCache({ policy: keyDiff(), budget: 16, prefillChunk: 20, decoding: { policy: tova() } });
+    await model.prefill(cache, text(60));
+    cache.erase(20, 30);
+    expect(cache.length(0, 0)).not.toBe(cache.length(0, 1));
+    await continueText(cache, [3], 16);
+    expect([cache.length(0, 0), cache.length(0, 1), cache.tokensSeen]).toEqual([17, 17, 77]);
+
+    const asked = model.createCache({ policy: pyramidKV({ window: 4, beta: 4 }), budget: 16, prefillChunk: 20 });
+    await model.prefill(asked, text(60));
+    asked.erase(0, 50);
+    expect(asked.length(0, 0)).not.toBe(asked.length(0, 1));
+    await model.prefill(asked, text(30), { question: text(5, 3) });
+    expect([asked.length(0, 0), asked.length(0, 1), asked.tokensSeen]).toEqual([28, 28, 90]); // 2 · 16 − 16 / beta
+  });
+
   it("keeps the question where it shall stay", async () => {
     const cache = model.createCache({ policy: finch(), budget: 16, prefillChunk: 20 });
     const { tokens } = await model.prefill(cache, text(80), { question: text(5, 3), keepQuestion: true });

@@ -69,7 +69,8 @@ export function policyOf(options: ModelCacheOptions): Policy | undefined {
       WHERE,
       "a policy that keeps keys as wide as they are, for maxBytes",
       { policy: policy.name },
-      "The memory is taken beforehand, narrower keys would free none of it; give a budget instead.",
+      "The memory is taken beforehand, narrower keys would free none of it; " +
+        (policy.amount === "own" ? "leave maxBytes out." : "give a budget instead."),
     );
   }
   if (policy.amount === "given" && !hasAmount) {

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
 import { F32_STORED } from "../../test/support/tolerances.ts";
 import { values } from "../../test/support/values.ts";
-import { f32, tensor } from "../tensor.ts";
+import { f32, type Tensor, tensor } from "../tensor.ts";
 import { AdamW, crossEntropy, Linear, Rngs } from "./index.ts";
 
 describe("AdamW", () => {
@@ -44,10 +44,30 @@ describe("AdamW", () => {
     expect([layer.kernel.data, optimizer.steps]).toEqual([before, 0]);
   });
 
-  it("refuses a learning rate that is no number", () => {
-    expect(() => new AdamW({}, { learningRate: Number.NaN })).toThrow(
-      "AdamW: learningRate must be finite; got learningRate=NaN.",
+  it("refuses gradients of other types, too few numbers, and a learning rate that is no number, and changes nothing", () => {
+    const weight = f32([2], [1, -2]);
+    const optimizer = new AdamW({ weight }, { learningRate: 1 });
+    const update = (gradient: Tensor, learningRate?: number) => () =>
+      optimizer.update({ weight: gradient as Tensor<"f32"> }, { ...(learningRate !== undefined && { learningRate }) });
+    expect(update(tensor("f64", [2], Float64Array.of(1, 1)))).toThrow('AdamW.update: an f32 tensor; got dtype="f64".');
+    expect(update({ ...weight, data: Float32Array.of(1) })).toThrow(
+      "AdamW.update: data length must equal the product of the shape; got length=1, shape=[2].",
     );
+    expect(update(f32([2], [1, 1]), Number.NaN)).toThrow(
+      "AdamW.update: learningRate must be a finite number, 0 or more; got learningRate=NaN.",
+    );
+    expect([weight.data, optimizer.steps]).toEqual([Float32Array.of(1, -2), 0]);
+  });
+
+  it.each([
+    [{ learningRate: Number.NaN }, "learningRate must be a finite number, 0 or more; got learningRate=NaN."],
+    [{ learningRate: -1 }, "learningRate must be a finite number, 0 or more; got learningRate=-1."],
+    [{ learningRate: 1, beta1: 1 }, "beta1 must be from 0 to below 1; got beta1=1."],
+    [{ learningRate: 1, beta2: -0.5 }, "beta2 must be from 0 to below 1; got beta2=-0.5."],
+    [{ learningRate: 1, epsilon: 0 }, "epsilon must be above 0; got epsilon=0."],
+    [{ learningRate: 1, weightDecay: -1 }, "weightDecay must be a finite number, 0 or more; got weightDecay=-1."],
+  ])("refuses %j", (options, message) => {
+    expect(() => new AdamW({}, options)).toThrow(`AdamW: ${message}`);
   });
 });
 

@@ -14,6 +14,16 @@ export function checkCount(where: string, name: string, value: number): number {
 }
 
 /**
+ * Refuses what is no finite number, or below 0.
+ *
+ * @throws ConfigError
+ */
+export function checkNotNegative(where: string, name: string, value: number): number {
+  if (Number.isFinite(value) && value >= 0) return value;
+  throw new ConfigError(where, `${name} must be a finite number, 0 or more`, { [name]: value });
+}
+
+/**
  * The axes before the last ones, which must be `features`.
  *
  * @throws ShapeError when they are not, the tensor is not f32, or its data do not fill its shape

@@ -84,6 +84,14 @@ describe("norms", () => {
     expect(new RMSNorm(3, { rngs, useScale: false }).parameters()).toEqual({});
   });
 
+  it.each([-1e-6, Number.NaN, Infinity])("refuse an epsilon of %d", (epsilon) => {
+    for (const Norm of [LayerNorm, RMSNorm]) {
+      expect(() => new Norm(3, { rngs, epsilon })).toThrow(
+        `${Norm.name}: epsilon must be a finite number, 0 or more; got epsilon=${epsilon}.`,
+      );
+    }
+  });
+
   it("refuse another width", () => {
     expect(() => new LayerNorm(3, { rngs }).forward(values([3, 2], 1))).toThrow(
       "LayerNorm.forward: the last axes must be [3]; got shape=[3,2].",

@@ -1,7 +1,7 @@
 /** Normalisation over the last axis. */
 
 import { f32, type Tensor, tensor, zeros } from "../tensor.ts";
-import { checkCount, checkGradient, leadingAxes } from "./features.ts";
+import { checkCount, checkGradient, checkNotNegative, leadingAxes } from "./features.ts";
 import { host } from "./host.ts";
 import { type Initializer, zeros as initialZeros, ones } from "./initializers.ts";
 import { Module, type ModuleGradients, type ParameterTree, type Vjp } from "./module.ts";
@@ -40,7 +40,7 @@ export class LayerNorm extends Module {
 
   /**
    * @param numFeatures - size of the last axis
-   * @throws ConfigError when it is not a positive integer
+   * @throws ConfigError when it is not a positive integer, or epsilon is negative
    */
   constructor(numFeatures: number, options: LayerNormOptions) {
     super();
@@ -53,7 +53,7 @@ export class LayerNorm extends Module {
       biasInit = initialZeros(),
     } = options;
     this.numFeatures = checkCount("LayerNorm", "numFeatures", numFeatures);
-    this.epsilon = epsilon;
+    this.epsilon = checkNotNegative("LayerNorm", "epsilon", epsilon);
     this.scale = useScale ? scaleInit(rngs.next("params"), [numFeatures]) : null;
     this.bias = useBias ? biasInit(rngs.next("params"), [numFeatures]) : null;
   }
@@ -103,13 +103,13 @@ export class RMSNorm extends Module {
 
   /**
    * @param numFeatures - size of the last axis
-   * @throws ConfigError when it is not a positive integer
+   * @throws ConfigError when it is not a positive integer, or epsilon is negative
    */
   constructor(numFeatures: number, options: RMSNormOptions) {
     super();
     const { rngs, epsilon = 1e-6, useScale = true, scaleInit = ones() } = options;
     this.numFeatures = checkCount("RMSNorm", "numFeatures", numFeatures);
-    this.epsilon = epsilon;
+    this.epsilon = checkNotNegative("RMSNorm", "epsilon", epsilon);
     this.scale = useScale ? scaleInit(rngs.next("params"), [numFeatures]) : null;
   }
 

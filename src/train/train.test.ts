@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { createTrainingBackend, type TrainingBackend } from "../engine/index.ts";
+import { createReferenceBackend, createTrainingBackend, type TrainingBackend } from "../engine/index.ts";
 import { createMemoryFiles, loadModel } from "../model/index.ts";
 import type { CheckpointStore } from "./checkpoint.ts";
 import { packDocuments, packOnce } from "./packed-batches.ts";
@@ -299,6 +299,15 @@ describe("models", () => {
     expect(loaded.parameters.weights.data).toEqual(model.parameters.weights.data);
     const reports = await reportsOf(await optionsOf({ model: loaded, steps: 4 }));
     expect(numbersOf(reports)).toEqual(numbersOf(await reportsOf(await optionsOf({ steps: 4 }))));
+  });
+
+  test("are not made on a backend that does not train", async () => {
+    const making = { backend: createReferenceBackend() as TrainingBackend, seed: 1 };
+    const message = 'a backend that trains; got backend="reference". createTrainingBackend makes one.';
+    await expect(createTrainable(filesOf(CONFIG), making)).rejects.toThrow(`createTrainable: ${message}`);
+    const { model } = await optionsOf();
+    const files = createMemoryFiles(await model.toFiles("f32"));
+    await expect(loadTrainable(files, making)).rejects.toThrow(`loadTrainable: ${message}`);
   });
 
   test("begin with seeded weights: small, smaller into the residual stream, gains of 1", async () => {

@@ -2,7 +2,7 @@
 
 import { numberToBf16, numberToF16 } from "../dtype.ts";
 import type { TrainingBackend } from "../engine/index.ts";
-import { FormatError } from "../errors.ts";
+import { CapabilityError, FormatError } from "../errors.ts";
 import type { DecoderWeights } from "../model/decoder-weights.ts";
 import {
   createMemoryFiles,
@@ -54,13 +54,14 @@ export type TrainableOptions = {
  * @param files - a folder with config.json; a tokenizer and generation settings go along when they are there
  * @param options - `seed` of the weights, an integer from 0 to 2^53 − 1
  * @throws ConfigError when config.json is missing, of an unknown architecture or has a bad value
+ * @throws CapabilityError when the backend does not train
  * @throws BudgetError when the backend's memory does not hold weights, gradients and moments
  */
 export async function createTrainable(
   files: ModelFiles,
   options: TrainableOptions & { readonly seed: number },
 ): Promise<TrainableModel> {
-  const model = await prepare(files, options);
+  const model = await prepare("createTrainable", files, options);
   initialise(model.parameters, model.weights, options.seed);
   return model;
 }
@@ -73,7 +74,7 @@ export async function createTrainable(
  */
 export async function loadTrainable(files: ModelFiles, options: TrainableOptions): Promise<TrainableModel> {
   const checkpoint = await openCheckpoint(files);
-  const model = await prepare(files, options);
+  const model = await prepare("loadTrainable", files, options);
   for (const [name, weight] of model.parameters.entries()) {
     const { shape } = checkpoint.info(name);
     if (shape.join() !== weight.shape.join()) {
@@ -90,7 +91,16 @@ export async function loadTrainable(files: ModelFiles, options: TrainableOptions
   return model;
 }
 
-async function prepare(files: ModelFiles, options: TrainableOptions): Promise<TrainableModel> {
+async function prepare(where: string, files: ModelFiles, options: TrainableOptions): Promise<TrainableModel> {
+  const { backend } = options;
+  if (typeof (backend as Partial<TrainingBackend>).attendForTraining !== "function") {
+    throw new CapabilityError(
+      where,
+      "a backend that trains",
+      { backend: backend.name },
+      "createTrainingBackend makes one.",
+    );
+  }
   const original = await files.readJson("config.json", MAX_FILE_BYTES);
   const json = options.changeConfig ? options.changeConfig(original as ModelJson) : (original as ModelJson);
   const companions = new Map<string, string>();
@@ -99,9 +109,9 @@ async function prepare(files: ModelFiles, options: TrainableOptions): Promise<Tr
   }
   const texts = new Map<string, string>([["config.json", JSON.stringify(json)], ...companions]);
   const description = await describeModel(createMemoryFiles(texts));
-  const parameters = new Parameters(await listParameters(description), options.backend);
+  const parameters = new Parameters(await listParameters(description), backend);
   const weights = await weightsByRole(description, parameters);
-  return new TrainableModel({ json, companions, description, parameters, weights, backend: options.backend });
+  return new TrainableModel({ json, companions, description, parameters, weights, backend });
 }
 
 type TrainableParts = {

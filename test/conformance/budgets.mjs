@@ -12,7 +12,7 @@ export const ELEMENTWISE = 1e-6;
 /** RMS norm over up to some thousand values. */
 export const NORM = 2e-6;
 
-/** Linear layers of up to 1024 inputs between −1 and 1, with weights of 1/√inputs. */
+/** Linear layers of up to some thousand inputs between −3 and 3, with weights up to 1/√inputs. */
 export const LINEAR = 2e-6;
 
 /** The same for one token where weights are codes of 8 or 4 bits: inputs are rounded to 16 bits, in blocks of 32. */

@@ -141,7 +141,12 @@ export class WasmBackend implements Backend {
     const take: Parameters<typeof createMatrix>[3] = (dtype, length) =>
       memory.view(dtype, memory.take(length * bytesPerElement(dtype)).address, length);
     const kept = createMatrix(name, type, source.shape, take, true);
-    convertWeights(kept, source, name);
+    try {
+      convertWeights(kept, source, name);
+    } catch (error) {
+      this.release(kept);
+      throw error;
+    }
     return kept;
   }
 

@@ -137,6 +137,17 @@ describe.each(MODES)("matrices of every type, %o", ({ relaxed }) => {
     expect(wasm.usedBytes).toBe(before);
   });
 
+  test("a matrix with weights that its type cannot hold leaves no memory taken", async () => {
+    const before = wasm.usedBytes;
+    const bad = values([3, 64], 8);
+    bad.data[100] = Number.NaN;
+    for (const type of ["int8", "q8_0", "q4_0", "f16"] as const) {
+      expect(() => wasm.matrix(bad, type, "lm_head.weight")).toThrow(`lm_head.weight: weights that ${type} can hold`);
+    }
+    await wasm.flush();
+    expect(wasm.usedBytes).toBe(before);
+  });
+
   test("a matrix that cannot have a type is refused by its name, and takes no memory", () => {
     const before = wasm.usedBytes;
     const narrow = values([3, 40], 8);

@@ -8,7 +8,7 @@
  *     out  = Σ_b s[b] · scale[b] · Σ_k i[k] · code[k]
  *
  * An input is off by half a step of its block at most, s[b] / 2, which is far finer than the weights are; sums within a block
- * are exact.
+ * are exact. Blocks without an input above 1e-30 count as 0: the inverse of their step would leave f32.
  */
 
 import { f32, f32x4, i16x8, i32, i32x4, narrow, shuffleBytes, type V128, v128 } from "../assembler/expression.ts";
@@ -20,6 +20,8 @@ import { F16_MASK, F16_SCALE, weightBytes } from "./weights.ts";
 /** Inputs that share a scale. */
 const BLOCK = 32;
 const LARGEST = 32767;
+/** The largest input of a block that counts is above this. */
+const LEAST = 1e-30;
 
 /** A block of inputs: 32 integers of 16 bits, the sums that make codes signed, the scale four times. */
 const RECORD = { starts: 64, scale: 80, bytes: 96 } as const;
@@ -120,7 +122,7 @@ function emitInputs(f: FunctionBuilder, spec: LinearSpec, x: Local<"i32">, scrat
       f.set(largest, f32x4.max(largest, f32x4.shuffle(largest, largest, 1, 0, 3, 2)));
       f.storeVector(at, f32x4.mul(largest, f32x4.const(1 / LARGEST)), RECORD.scale);
       f.set(inverse, f32x4.div(f32x4.const(LARGEST), largest));
-      f.set(inverse, v128.and(inverse, f32x4.gt(largest, f32x4.const(0))));
+      f.set(inverse, v128.and(inverse, f32x4.gt(largest, f32x4.const(LEAST))));
       const four = (n: number): V128 => i32x4.truncSatF32(f32x4.nearest(f32x4.mul(v128.load(from, 16 * n), inverse)));
       for (const [n, eight] of eights.entries()) f.set(eight, narrow.i32ToI16(four(2 * n), four(2 * n + 1)));
       if (spec.weightType === "q4_0") emitOrder(f, at, eights, inverse);

@@ -143,6 +143,43 @@ describe.each(MODES)("linear, %o", ({ relaxed }) => {
     for (const inputs of [32, 96, 1056]) check("int8", relaxed, { inputs, outputs: 7, tokens: 1, bias: true });
   });
 
+  test.each(["int8", "q8_0", "q4_0"] as const)(
+    "one token and %s weights in 16384 columns, and in ranges of rows",
+    (type) => {
+      check(type, relaxed, { inputs: 16384, outputs: 5, tokens: 1, bias: true });
+      for (const [from, to] of [
+        [3, 13],
+        [5, 5],
+        [12, 13],
+      ]) {
+        check(type, relaxed, { inputs: 96, outputs: 13, tokens: 1, from, to, bias: true });
+      }
+    },
+  );
+
+  test("the largest codes and inputs stay within their integers", () => {
+    const inputs = 64;
+    // Every code the lowest there is, and every scale 1: two blocks of 32, in q8_0 and q4_0 each behind its scale.
+    const one = [0x00, 0x3c];
+    const weights = {
+      int8: { code: -128, bytes: new Array(64).fill(0x80) },
+      q8_0: { code: -128, bytes: [...one, ...new Array(32).fill(0x80), ...one, ...new Array(32).fill(0x80)] },
+      q4_0: { code: -8, bytes: [...one, ...new Array(16).fill(0), ...one, ...new Array(16).fill(0)] },
+    };
+    for (const weightType of ["int8", "q8_0", "q4_0"] as const) {
+      const spec: LinearSpec = { inputs, outStride: 4, weightType, bias: false, relaxed };
+      const { code, bytes } = weights[weightType];
+      for (const x of [3, -3]) {
+        const kernel = new KernelUnderTest((module) => emitLinear(module, spec));
+        const out = kernel.reserve(4);
+        const [input, at] = [kernel.put(new Float32Array(inputs).fill(x)), kernel.put(Uint8Array.from(bytes))];
+        const scale = kernel.put(Float32Array.of(1));
+        kernel.call("linear", out, input, at, scale, 0, 1, 0, 1, kernel.reserve(linearScratchBytes(spec)));
+        expect(kernel.f32(out, 1)[0] / (inputs * x * code)).toBeCloseTo(1, 6);
+      }
+    }
+  });
+
   test("inputs of 0, far apart, and not finite, with weights that are codes", () => {
     for (const weightType of ["int8", "q8_0", "q4_0"] as const) {
       const inputs = 96;
@@ -157,6 +194,11 @@ describe.each(MODES)("linear, %o", ({ relaxed }) => {
         return kernel.f32(out, 3);
       };
       expect([...run(new Float32Array(inputs))]).toEqual([0, 0, 0]);
+      // The inverse of a step so small is no f32.
+      for (const tiny of [1e-30, 1e-36, 1e-45]) {
+        const x = Float32Array.from({ length: inputs }, (_, k) => (k % 32 === 0 ? tiny : tiny / 8));
+        expect([...run(x)]).toEqual([0, 0, 0]);
+      }
       // Blocks have scales of their own: a huge one does not drown the others.
       const apart = Float32Array.from({ length: inputs }, (_, k) => (k < 32 ? 0 : k < 64 ? 1e-20 : 1e20) * (1 + k));
       const [small, large] = [apart.slice().fill(0, 64), apart.slice().fill(0, 0, 64)];
