@@ -161,7 +161,7 @@ it("refuses a prompt that a policy must see whole before anything is computed, a
     (error: BudgetError) => error,
   );
   expect(message).toMatch(
-    /^forward: the whole prompt within maxBytes, for a policy that must see all of it; got policy="kvzip", tokens=260, promptTokens=\d+, capacity=\d+, maxBytes=60000\. Raise maxBytes, shorten the text, /,
+    /^forward: the whole prompt within maxBytes, for a policy that must see all of it; got policy="kvzip", tokens=260, promptTokens=\d+, capacity=\d+, maxBytes=60000\. Raise maxBytes, choose int8 or int4 elements, shorten the text, /,
   );
   expect([cache.tokensSeen, cache.bytes, cache.peakBytes]).toEqual([0, 0, 0]);
   const longest = got.promptTokens as number;
