@@ -2,8 +2,11 @@
  * A barrier of workers over two words of shared memory: how many have arrived, and how often all have.
  */
 
-/** Looks at the other workers this often before the thread is put to sleep. */
-const SPINS = 2000;
+/**
+ * Looks at the other workers this often before the thread is put to sleep: some calls of a model's step take so long, and
+ * whoever sleeps may wake late, or on the processor of another.
+ */
+const SPINS = 20_000;
 
 /**
  * @param words - i32 [2] in shared memory, zero at the start, the same for all workers
