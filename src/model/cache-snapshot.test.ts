@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
+import { continueText, text } from "../../test/support/model-texts.ts";
 import { tinyLlama } from "../../test/support/tiny-llama.ts";
 import { F32_COMPUTED } from "../../test/support/tolerances.ts";
 import { crc32 } from "../cache/crc32.ts";
@@ -18,34 +19,11 @@ import type { DecoderModel } from "./language-model.ts";
 import { loadModel } from "./load.ts";
 import type { ModelCache } from "./model-cache.ts";
 
-const VOCABULARY = 37;
-
-/** Token ids that look like chance, the same everywhere. */
-function text(length: number, seed = 1): number[] {
-  let state = seed;
-  return Array.from({ length }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state % VOCABULARY;
-  });
-}
-
 let model: DecoderModel;
 beforeAll(async () => {
   model = await loadModel(tinyLlama(), { backend: await createWasmBackend({ threads: 0, maxBytes: 2 ** 28 }) });
 });
 afterAll(() => model.dispose());
-
-/** Greedy continuation; all of it ends in the cache. */
-async function continueText(cache: ModelCache, prompt: readonly number[], count: number): Promise<number[]> {
-  const made: number[] = [];
-  let { data } = await model.forward({ tokens: prompt, cache });
-  while (made.length < count) {
-    const best = data.indexOf(Math.max(...data));
-    made.push(best);
-    data = (await model.forward({ tokens: [best], cache })).data;
-  }
-  return made;
-}
 
 describe("snapshots", () => {
   it.each<[string, ModelCacheOptions]>([
@@ -58,14 +36,14 @@ describe("snapshots", () => {
   ])("restoring and going on gives the same tokens as never having stopped: %s", async (_, options) => {
     const cache = model.createCache(options);
     await model.prefill(cache, text(70));
-    await continueText(cache, text(3, 2), 5);
+    await continueText(model, cache, text(3, 2), 5);
     const saved: Uint8Array[] = [];
     for await (const chunk of cache.snapshot()) saved.push(chunk);
     const restored = model.createCache(options);
     await restored.restore(saved);
     expect(restored.report().layers).toEqual(cache.report().layers);
     const tokens = text(25, 4);
-    expect(await continueText(restored, tokens, 40)).toEqual(await continueText(cache, tokens, 40));
+    expect(await continueText(model, restored, tokens, 40)).toEqual(await continueText(model, cache, tokens, 40));
     expect(restored.report().forgotten).toEqual(cache.report().forgotten);
   });
 

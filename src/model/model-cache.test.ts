@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
+import { continueText, text } from "../../test/support/model-texts.ts";
 import { tinyLlama } from "../../test/support/tiny-llama.ts";
 import { F32_COMPUTED } from "../../test/support/tolerances.ts";
 import {
@@ -20,36 +21,12 @@ import { createReferenceBackend, createWasmBackend } from "../engine/index.ts";
 import type { ModelCacheOptions } from "./cache-options.ts";
 import type { DecoderModel } from "./language-model.ts";
 import { loadModel } from "./load.ts";
-import type { ModelCache } from "./model-cache.ts";
-
-const VOCABULARY = 37;
-
-/** Token ids that look like chance, the same everywhere. */
-function text(length: number, seed = 1): number[] {
-  let state = seed;
-  return Array.from({ length }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state % VOCABULARY;
-  });
-}
 
 let model: DecoderModel;
 beforeAll(async () => {
   model = await loadModel(tinyLlama(), { backend: await createWasmBackend({ threads: 0, maxBytes: 2 ** 28 }) });
 });
 afterAll(() => model.dispose());
-
-/** Greedy continuation; all of it ends in the cache. */
-async function continueText(cache: ModelCache, prompt: readonly number[], count: number): Promise<number[]> {
-  const made: number[] = [];
-  let { data } = await model.forward({ tokens: prompt, cache });
-  while (made.length < count) {
-    const best = data.indexOf(Math.max(...data));
-    made.push(best);
-    data = (await model.forward({ tokens: [best], cache })).data;
-  }
-  return made;
-}
 
 describe("prefill", () => {
   it("in chunks, without compression, gives what a single pass gives", async () => {
@@ -128,7 +105,7 @@ describe("prefill", () => {
   it("reads on where what was generated left no room for the question", async () => {
     const cache = model.createCache({ policy: finch(), budget: 48, rerotate: true, prefillChunk: 20 });
     await model.prefill(cache, text(60), { question: text(5, 3) });
-    await continueText(cache, text(1), 6);
+    await continueText(model, cache, text(1), 6);
     const question = text(17, 4);
     expect(cache.length()).toBeGreaterThan(48 + 20 - 17);
     await model.prefill(cache, text(50, 7), { question });
@@ -140,7 +117,7 @@ describe("prefill", () => {
     await model.prefill(cache, text(60));
     cache.erase(20, 30);
     expect(cache.length(0, 0)).not.toBe(cache.length(0, 1));
-    await continueText(cache, [3], 16);
+    await continueText(model, cache, [3], 16);
     expect([cache.length(0, 0), cache.length(0, 1), cache.tokensSeen]).toEqual([17, 17, 77]);
 
     const asked = model.createCache({ policy: pyramidKV({ window: 4, beta: 4 }), budget: 16, prefillChunk: 20 });
@@ -188,9 +165,9 @@ describe("a cache with a budget", () => {
   it("keeps its bytes over 2,000 tokens, far beyond the model's context", async () => {
     const cache = model.createCache({ budget: 24, prefillChunk: 8 });
     expect(cache.closesGaps).toBe(true);
-    await continueText(cache, text(30), 200);
+    await continueText(model, cache, text(30), 200);
     const { allocatedBytes, peakBytes } = cache;
-    const made = await continueText(cache, [1], 2000);
+    const made = await continueText(model, cache, [1], 2000);
     expect(made.length).toBe(2000);
     expect(cache.allocatedBytes).toBe(allocatedBytes);
     expect(cache.peakBytes).toBe(peakBytes);
@@ -219,7 +196,7 @@ describe("a cache with a budget", () => {
       const branch = shared.fork();
       const own = model.createCache(options);
       await model.prefill(own, document);
-      expect(await continueText(branch, question, 25)).toEqual(await continueText(own, question, 25));
+      expect(await continueText(model, branch, question, 25)).toEqual(await continueText(model, own, question, 25));
       branch.dispose();
       own.dispose();
     }
@@ -260,7 +237,7 @@ describe("maxBytes", () => {
     const maxBytes = 40_000;
     const cache = model.createCache({ ...options, maxBytes });
     await model.prefill(cache, text(400));
-    await continueText(cache, text(9, 2), 50);
+    await continueText(model, cache, text(9, 2), 50);
     expect(cache.peakAllocatedBytes).toBeLessThanOrEqual(maxBytes);
     expect(cache.peakAllocatedBytes).toBeGreaterThan(0.8 * maxBytes);
     expect(cache.report().budget).toBeGreaterThan(20);
@@ -288,7 +265,7 @@ describe("maxBytes", () => {
         const cache = model.createCache({ policy: adaptiveHeads(inTurn), maxBytes, elements });
         for (const seed of [1, 2, 3, 4]) {
           await model.prefill(cache, text(211, seed));
-          await continueText(cache, text(9, seed), 40);
+          await continueText(model, cache, text(9, seed), 40);
         }
         const branch = cache.fork();
         await model.prefill(branch, text(97, 5));
@@ -400,6 +377,6 @@ describe("operations", () => {
     expect([cache.length(), cache.nextPosition, cache.tokensSeen, cache.bytes]).toEqual([0, 0, 0, 0]);
     const fresh = model.createCache({ maxBytes: 30_000 });
     for (const one of [cache, fresh]) await model.prefill(one, text(60, 5));
-    expect(await continueText(cache, [4], 12)).toEqual(await continueText(fresh, [4], 12));
+    expect(await continueText(model, cache, [4], 12)).toEqual(await continueText(model, fresh, [4], 12));
   });
 });
