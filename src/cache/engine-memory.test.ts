@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { expectClose } from "../../test/support/expect-close.ts";
+import { usedBytes } from "../../test/support/used-bytes.ts";
 import { values } from "../../test/support/values.ts";
 import { gatherKv } from "../attention/index.ts";
 import { createWasmBackend, type WasmBackend } from "../engine/wasm/backend.ts";
@@ -19,15 +20,6 @@ beforeAll(async () => {
   backend = await createWasmBackend({ threads: 0, maxBytes: 2 ** 24 });
 });
 afterAll(() => backend.dispose());
-
-/** Bytes in use once a step has run, which is when what was given back is free. */
-async function usedBytes(): Promise<number> {
-  const t = backend.allocate([16]);
-  backend.add(t, t, t);
-  backend.release(t);
-  await backend.flush();
-  return backend.usedBytes;
-}
 
 function add(cache: PositionedCache, count: number, salt: number): void {
   const start = cache.nextPosition;
@@ -78,7 +70,7 @@ it.each(
     (["f32", "int8", "int4"] as const).map((elements) => [layout.type, elements, layout] as const),
   ),
 )("a cache in the engine's memory equals one on the heap: %s %s", async (_, elements, layout) => {
-  const before = await usedBytes();
+  const before = await usedBytes(backend);
   const got = await history(backend, layout, elements);
   const want = await history(undefined, layout, elements);
   for (const [n, cache] of got.entries()) {
@@ -92,5 +84,5 @@ it.each(
     }
     cache.dispose();
   }
-  expect(await usedBytes()).toBe(before);
+  expect(await usedBytes(backend)).toBe(before);
 });

@@ -3,6 +3,7 @@ import { expectClose } from "../../test/support/expect-close.ts";
 import { QueuedMemory } from "../../test/support/queued-memory.ts";
 import { thrownBy } from "../../test/support/thrown-by.ts";
 import { F32_STORED } from "../../test/support/tolerances.ts";
+import { usedBytes } from "../../test/support/used-bytes.ts";
 import { values } from "../../test/support/values.ts";
 import type { KvView } from "../attention/index.ts";
 import { createWasmBackend, type WasmBackend } from "../engine/wasm/backend.ts";
@@ -82,15 +83,6 @@ describe("the memory of dropped channels", () => {
   });
   afterAll(() => backend.dispose());
 
-  /** Bytes in use once a step has run, which is when what was given back is free. */
-  async function usedBytes(): Promise<number> {
-    const t = backend.allocate([16]);
-    backend.add(t, t, t);
-    backend.release(t);
-    await backend.flush();
-    return backend.usedBytes;
-  }
-
   // 128 rows of 3 heads: keys of 8 and of 3 numbers, values of 5.
   it.each<[string, CacheElements, CacheLayout, before: number, after: number]>([
     ["contiguous", "f32", { type: "contiguous" }, 128 * 3 * 13 * 4, 128 * 3 * 8 * 4],
@@ -99,22 +91,22 @@ describe("the memory of dropped channels", () => {
     ["paged", "int4", { type: "paged", pageSize: 16 }, 128 * 3 * (4 + 4 + 3 + 4), 128 * 3 * (2 + 4 + 3 + 4)],
   ])("is the backend's again: %s %s", async (_, elements, layout, before, after) => {
     await backend.flush();
-    const empty = await usedBytes();
+    const empty = await usedBytes(backend);
     const cache = cacheOf({ elements, layout }, backend);
     add(cache, 128, 1);
-    expect((await usedBytes()) - empty).toBe(before);
+    expect((await usedBytes(backend)) - empty).toBe(before);
     expect(cache.bytes).toBe(before);
     dropKeyChannels(cache, 0, DROPPED);
     expect(cache.bytes).toBe(after);
     // Two integers a row, and three lists of three channels.
     expect(cache.allocatedBytes).toBe(after + 128 * 8 + 3 * 3 * 4);
-    const used = (await usedBytes()) - empty;
+    const used = (await usedBytes(backend)) - empty;
     expect(used).toBeGreaterThanOrEqual(after);
     expect(used).toBeLessThan(after + 4 * 64); // blocks are rounded up
     cache.compact(0, Int32Array.of(0, 5, 9));
     expect(cache.bytes).toBe((after / 128) * 3);
     cache.dispose();
-    expect(await usedBytes()).toBe(empty);
+    expect(await usedBytes(backend)).toBe(empty);
   });
 });
 

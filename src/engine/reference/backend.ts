@@ -4,6 +4,7 @@
  */
 
 import {
+  type AttentionRequest,
   type AttentionState,
   emptyState,
   finishState,
@@ -21,7 +22,7 @@ import { ShapeError } from "../../errors.ts";
 import { rotateInto } from "../../rope/index.ts";
 import { type Tensor, takeHeads, tensor, toF32, zeros } from "../../tensor.ts";
 import type { Activation, AttendCall, Backend, ColumnMassCall, RotationTable } from "../backend.ts";
-import { headViews, keptNumbers } from "../head-views.ts";
+import { type HeadView, headViews, keptNumbers } from "../head-views.ts";
 import {
   convertWeights,
   createMatrix,
@@ -104,24 +105,18 @@ export class ReferenceBackend implements Backend {
   }
 
   attend(out: Tensor<"f32">, call: AttendCall): void {
-    const { q, kv: views, mask, queryPositions, querySegments, scale, softcap, sinks } = call;
-    if ("narrow" in views) {
-      attendParts(out, call, views);
+    const { q, kv, sinks } = call;
+    if ("narrow" in kv) {
+      attendParts(out, call, kv);
       return;
     }
-    const H = q.shape[1];
-    for (const { kv, head, heads } of headViews({ q, kv: views })) {
+    for (const view of headViews({ q, kv })) {
+      const { head, heads } = view;
       const result = referenceAttention({
-        q: heads === H ? q : takeHeads(q, head, heads),
-        kv,
-        mask,
-        queryPositions,
-        querySegments,
-        scale,
-        ...(softcap !== undefined && { softcap }),
+        ...viewRequest(call, view),
         ...(sinks !== undefined && { sinks: sinks.subarray(head, head + heads) }),
       });
-      putHeads(out, result.out, H, head);
+      putHeads(out, result.out, q.shape[1], head);
     }
   }
 
@@ -188,22 +183,24 @@ function attendParts(out: Tensor<"f32">, call: AttendCall, { narrow, channels, f
   out.data.set(finishState(mergeStates(...states), "f32").out.data);
 }
 
+/** What the query heads of a view attend, without sinks. */
+function viewRequest(call: AttendCall, { kv, head, heads }: HeadView): AttentionRequest {
+  const { q, mask, queryPositions, querySegments, scale, softcap } = call;
+  return {
+    q: heads === q.shape[1] ? q : takeHeads(q, head, heads),
+    ...{ kv, mask, queryPositions, querySegments, scale },
+    ...(softcap !== undefined && { softcap }),
+  };
+}
+
 /** The state of all query heads over their views, without sinks. */
 function stateOf(call: AttendCall<KvViews>, shape: readonly number[]): AttentionState {
-  const { q, mask, queryPositions, querySegments, scale, softcap } = call;
   const [T, H, Dv] = shape;
   const all = emptyState(shape);
-  for (const { kv, head, heads } of headViews(call)) {
+  for (const view of headViews(call)) {
+    const { kv, head, heads } = view;
     if (kv.positions.length === 0) continue;
-    const state = referenceState({
-      q: heads === H ? q : takeHeads(q, head, heads),
-      kv,
-      mask,
-      queryPositions,
-      querySegments,
-      scale,
-      ...(softcap !== undefined && { softcap }),
-    });
+    const state = referenceState(viewRequest(call, view));
     for (let t = 0; t < T; t++) {
       const [from, to, row] = [t * heads, (t + 1) * heads, t * H + head];
       all.max.set(state.max.subarray(from, to), row);
