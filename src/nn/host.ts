@@ -1,4 +1,4 @@
-/** Where modules compute gradients: in f64, on the caller's thread. */
+/** Where modules compute norms and gradients: in f64, on the caller's thread. */
 
 import type { TrainingBackend } from "../engine/index.ts";
 import { createReferenceTrainingBackend } from "../engine/reference/training-backend.ts";

@@ -1,6 +1,6 @@
 /** Normalisation over the last axis. */
 
-import { f32, type Tensor, tensor, zeros } from "../tensor.ts";
+import { f32, type Tensor, zeros } from "../tensor.ts";
 import { checkCount, checkGradient, checkNotNegative, leadingAxes } from "./features.ts";
 import { host } from "./host.ts";
 import { type Initializer, zeros as initialZeros, ones } from "./initializers.ts";
@@ -69,7 +69,9 @@ export class LayerNorm extends Module {
    */
   forward(x: Tensor<"f32">): Tensor<"f32"> {
     leadingAxes("LayerNorm.forward", x, [this.numFeatures]);
-    return normalized(x, this, (row) => row.reduce((sum, value) => sum + value, 0) / row.length);
+    const out = zeros("f32", x.shape);
+    host.layerNorm(out, x, gainOf(this), this.epsilon, this.bias ?? undefined);
+    return out;
   }
 
   /**
@@ -124,7 +126,9 @@ export class RMSNorm extends Module {
    */
   forward(x: Tensor<"f32">): Tensor<"f32"> {
     leadingAxes("RMSNorm.forward", x, [this.numFeatures]);
-    return normalized(x, { ...this, bias: null }, () => 0);
+    const out = zeros("f32", x.shape);
+    host.rmsNorm(out, x, gainOf(this), this.epsilon);
+    return out;
   }
 
   /**
@@ -145,29 +149,7 @@ export class RMSNorm extends Module {
   }
 }
 
-type Norm = {
-  readonly numFeatures: number;
-  readonly epsilon: number;
-  readonly scale: Tensor<"f32"> | null;
-  readonly bias: Tensor<"f32"> | null;
-};
-
-function normalized(x: Tensor<"f32">, norm: Norm, centre: (row: Float64Array) => number): Tensor<"f32"> {
-  const { numFeatures: width, epsilon, scale, bias } = norm;
-  const out = new Float32Array(x.data.length);
-  for (let start = 0; start < out.length; start += width) {
-    const row = Float64Array.from(x.data.subarray(start, start + width));
-    const mean = centre(row);
-    const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / width;
-    const factor = 1 / Math.sqrt(variance + epsilon);
-    for (let i = 0; i < width; i++) {
-      out[start + i] = (row[i] - mean) * factor * (scale?.data[i] ?? 1) + (bias?.data[i] ?? 0);
-    }
-  }
-  return tensor("f32", x.shape, out);
-}
-
-function gainOf({ scale, numFeatures }: Pick<Norm, "scale" | "numFeatures">): Tensor<"f32"> {
+function gainOf({ scale, numFeatures }: Pick<RMSNorm, "scale" | "numFeatures">): Tensor<"f32"> {
   return scale ?? f32([numFeatures], new Array(numFeatures).fill(1));
 }
 
